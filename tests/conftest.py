@@ -1,0 +1,112 @@
+"""What every test starts from: quiet frameworks, seeds, data, markers for lanes."""
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+# Read once, when TensorFlow is loaded.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import hypothesis
+import numpy as np
+import pytest
+
+hypothesis.settings.register_profile(
+    "keras-finetune", deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.load_profile("keras-finetune")
+
+FRAMEWORKS = ("keras", "tf_keras", "tensorflow", "tensorflow_addons", "jax", "torch")
+
+
+def _version(name):
+    try:
+        return importlib.metadata.version(name.replace("_", "-"))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def pytest_report_header():
+    found = {name: _version(name) for name in ("keras-finetune", *FRAMEWORKS, "numpy")}
+    return "versions: " + ", ".join(f"{k} {v}" for k, v in found.items() if v)
+
+
+def pytest_sessionstart():
+    if "TOX_ENV_NAME" not in os.environ:
+        return
+    origin = Path(importlib.util.find_spec("keras_finetune").origin).resolve()
+    installed = Path(sysconfig.get_path("purelib")).resolve()
+    if not origin.is_relative_to(installed):
+        raise pytest.UsageError(
+            "A lane tests the installed wheel. "
+            f"Received: keras_finetune from {origin}, not from {installed}"
+        )
+
+
+def pytest_runtest_setup(item):
+    names = {mark.name for mark in item.iter_markers()}
+    if not names & {"keras2", "keras3", "backend", "addons"}:
+        return
+    from keras_finetune import _engine
+
+    if "keras2" in names and _engine.KERAS_3:
+        pytest.skip("for Keras 2")
+    if "keras3" in names and not _engine.KERAS_3:
+        pytest.skip("for Keras 3")
+    for mark in item.iter_markers("backend"):
+        if _engine.backend() not in mark.args:
+            pytest.skip(f"for the backends {mark.args}")
+    if "addons" in names and _version("tensorflow-addons") is None:
+        pytest.skip("for TensorFlow Addons")
+
+
+def _loaded_keras():
+    """The user's Keras where a test has loaded it: pure tests do without."""
+    engine = sys.modules.get("keras_finetune._engine")
+    return engine.keras if engine else None
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """The same random numbers in every test, in any order."""
+    np.random.seed(0)
+    if keras := _loaded_keras():
+        keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def clear_session():
+    """Let go of a file's models and graphs."""
+    yield
+    if keras := _loaded_keras():
+        keras.backend.clear_session()
+
+
+@pytest.fixture(scope="session")
+def data_directory():
+    """The folder with data that is too large for this repository, or `None`."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = Path(os.environ.get("KERAS_FINETUNE_DATA", default))
+    return path if path.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def digits(data_directory):
+    """Real handwritten digits: images `(n, h, w, 1)` in [0, 1] and labels 0 to 9.
+
+    MNIST's 10,000 test images of 28 by 28 pixels where the data folder has them, else
+    the 1,797 images of 8 by 8 pixels that come with scikit-learn.
+    """
+    if data_directory and (data_directory / "mnist10k.npz").is_file():
+        with np.load(data_directory / "mnist10k.npz") as arrays:
+            images, labels, white = arrays["x"], arrays["y"], 255.0
+    else:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        images, labels, white = bunch.images, bunch.target, 16.0
+    images = (images / white).astype("float32")[..., np.newaxis]
+    return images, labels.astype("int64")
