@@ -1,0 +1,135 @@
+"""What a model is made of: the few facts that Keras 2 and Keras 3 tell differently.
+
+Nothing here decides anything. Layers come in the order in which Keras lists them,
+variables get an identity that holds on every backend, and the graph of a functional
+model becomes a plain list of calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+from keras_finetune._engine import KERAS_3, keras
+
+
+class Call(NamedTuple):
+    """One call in the graph of a functional model.
+
+    Args:
+        layer: The layer that is called, or an operation that is no layer
+            (`keras.ops.add(x, y)`).
+        inputs: The positions, in the list of calls, of the calls it reads from.
+    """
+
+    layer: Any
+    inputs: tuple[int, ...]
+
+
+def is_model(layer: Any) -> bool:
+    """Whether `layer` is a model: something made of layers, with its own `fit`."""
+    return isinstance(layer, keras.Model)
+
+
+def is_sequential(layer: Any) -> bool:
+    """Whether `layer` is a `keras.Sequential`."""
+    return isinstance(layer, keras.Sequential)
+
+
+def is_built(layer: Any) -> bool:
+    """Whether the weights of `layer` exist."""
+    return bool(layer.built)
+
+
+def sublayers(layer: Any) -> tuple[Any, ...]:
+    """The direct children of a layer, each once.
+
+    A functional model lists the layers of its graph in topological order and after
+    them those that were only attached to it; everything else lists its children in
+    the order in which they were created.
+    """
+    children = list(layer.layers) if is_model(layer) else []
+    if not is_sequential(layer):
+        # Keras 3 Sequential also tracks the functional model it builds inside.
+        children += layer._flatten_layers(include_self=False, recursive=False)
+    unique = {id(child): child for child in children if child is not layer}
+    return tuple(unique.values())
+
+
+def all_layers(layer: Any) -> tuple[Any, ...]:
+    """The layer itself and every layer in it at any depth, each once."""
+    found: dict[int, Any] = {}
+
+    def visit(current: Any) -> None:
+        if id(current) not in found:
+            found[id(current)] = current
+            for child in sublayers(current):
+                visit(child)
+
+    visit(layer)
+    return tuple(found.values())
+
+
+def weights(layer: Any) -> tuple[Any, ...]:
+    """All weights of a built layer, trainable or not, each once.
+
+    Metrics and the states of random generators are no weights.
+    """
+    unique = {variable_key(variable): variable for variable in layer.weights}
+    return tuple(unique.values())
+
+
+def variable_key(variable: Any) -> Hashable:
+    """An identity of a variable that can be compared and hashed.
+
+    It is good for as long as the variable lives.
+    """
+    if KERAS_3:
+        return id(variable)
+    # A replica's part of a mirrored variable stands for the whole of it.
+    container = getattr(variable, "_distributed_container", None)
+    if container is not None and container() is not None:
+        variable = container()
+    return str(variable._unique_id)
+
+
+def variable_path(variable: Any) -> str:
+    """The path of a variable, such as `"block5_conv1/kernel"`."""
+    if KERAS_3:
+        return str(variable.path)
+    return str(variable.name).split(":", maxsplit=1)[0]
+
+
+def calls(model: Any) -> tuple[Call, ...] | None:
+    """The calls in a functional model's graph, a call after those it reads from.
+
+    Returns `None` where Keras knows no graph: for subclassed models. A `Sequential`
+    model needs none either.
+    """
+    by_depth = getattr(model, "_nodes_by_depth", None)
+    if is_sequential(model) or by_depth is None:
+        return None
+    nodes = [
+        node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]
+    ]
+    position = {id(node): i for i, node in enumerate(nodes)}
+    return tuple(
+        Call(
+            node.operation if KERAS_3 else node.layer,
+            tuple(
+                position[id(parent)]
+                for parent in node.parent_nodes
+                if id(parent) in position
+            ),
+        )
+        for node in nodes
+    )
+
+
+def foreign_keras(model: Any) -> str | None:
+    """The name of the other Keras that `model` comes from, if it does."""
+    for base in type(model).__mro__:
+        root = base.__module__.split(".", maxsplit=1)[0]
+        if base.__name__ == "Model" and root in ("keras", "tf_keras"):
+            return root
+    return None
