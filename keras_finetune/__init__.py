@@ -1,3 +1,14 @@
 """Fine-tuning for Keras, inside one `model.fit`."""
 
+from keras_finetune.callbacks import DiscriminativeLR, GradualUnfreeze
+from keras_finetune.layer_groups import LayerGroup, LayerGroups, layer_groups
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "DiscriminativeLR",
+    "GradualUnfreeze",
+    "LayerGroup",
+    "LayerGroups",
+    "layer_groups",
+]

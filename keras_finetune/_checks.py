@@ -1,0 +1,51 @@
+"""Checks of arguments: the right type, the right range, and a message that helps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
+
+
+def integer(name: str, value: Any, minimum: int | None = None) -> int:
+    """Returns `value` as an `int`, or raises naming the argument."""
+    expected = "an integer" if minimum is None else f"an integer >= {minimum}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(_message(name, expected, value))
+    if minimum is not None and value < minimum:
+        raise ValueError(_message(name, expected, value))
+    return int(value)
+
+
+def number(
+    name: str,
+    value: Any,
+    minimum: float | None = None,
+    *,
+    exclusive: bool = False,
+) -> float:
+    """Returns `value` as a finite `float`, or raises naming the argument."""
+    expected = "a finite number"
+    if minimum is not None:
+        expected += f" {'>' if exclusive else '>='} {minimum:g}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(_message(name, expected, value))
+    result = float(value)
+    finite = result - result == 0.0
+    in_range = minimum is None or (result > minimum if exclusive else result >= minimum)
+    if not (finite and in_range):
+        raise ValueError(_message(name, expected, value))
+    return result
+
+
+def choice(name: str, value: Any, options: Iterable[Any]) -> Any:
+    """Returns `value` if it is one of `options`, or raises naming the argument."""
+    options = tuple(options)
+    if value not in options:
+        expected = "one of " + ", ".join(repr(option) for option in options)
+        raise ValueError(_message(name, expected, value))
+    return value
+
+
+def _message(name: str, expected: str, value: Any) -> str:
+    return f"Argument `{name}` must be {expected}. Received: {name}={value!r}"

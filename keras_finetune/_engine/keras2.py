@@ -1,0 +1,495 @@
+"""Keras 2 (2.15 and `tf_keras`): the optimizers of two generations, and TFA's.
+
+Everything is keyed by variable here, so an optimizer is built once over all variables
+that will ever train, and each stage uses those it needs. Checkpoints, which address
+variables by position, thereby stay the same from stage to stage.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import tensorflow as tf
+
+from keras_finetune._engine import keras
+from keras_finetune._engine.patches import Patch, patched
+
+
+
+# --- which optimizers, which variables -------------------------------------------
+
+
+def _is_legacy(optimizer: Any) -> bool:
+    return isinstance(optimizer, keras.optimizers.legacy.Optimizer)
+
+
+def nodes(optimizer: Any) -> list[Any]:
+    """The optimizer and all optimizers inside it, outermost first."""
+    # Loss scaling in both generations, and TFA's Lookahead, SWA and MovingAverage.
+    inner = optimizer.__dict__.get("_optimizer")
+    return [optimizer, *(nodes(inner) if inner is not None else [])]
+
+
+def _holders(optimizer: Any) -> list[Any]:
+    """Those of the nodes that hold slots: all but loss scaling."""
+    return [node for node in nodes(optimizer) if not hasattr(node, "inner_optimizer")]
+
+
+def leaves(optimizer: Any) -> list[Any]:
+    """The optimizers that update variables, inside loss scaling and the like."""
+    return nodes(optimizer)[-1:]
+
+
+def leaf_of(optimizer: Any, variable: Any) -> Any:
+    """The optimizer that updates this variable."""
+    del variable
+    return leaves(optimizer)[0]
+
+
+def slot_key(optimizer: Any, variable: Any) -> Any:
+    """The key under which the optimizer knows a variable."""
+    del optimizer
+    return _key(variable)
+
+
+def _key(variable: Any) -> Any:
+    # As both generations of optimizers do it: the distributed variable, if there is
+    # one, stands for its copies on the devices.
+    if hasattr(variable, "_distributed_container"):
+        variable = variable._distributed_container()
+    elif hasattr(getattr(variable, "handle", None), "_distributed_container"):
+        variable = variable.handle._distributed_container()
+    return getattr(variable, "_unique_id", id(variable))
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raises `TypeError` unless all state of the optimizer can be carried over."""
+    if not (_is_legacy(optimizer) or isinstance(optimizer, keras.optimizers.Optimizer)):
+        raise TypeError(
+            "The model must be compiled with a `keras.optimizers.Optimizer`. "
+            f"Received: optimizer={optimizer!r}"
+        )
+    if hasattr(optimizer, "optimizer_specs"):
+        raise TypeError(
+            "`tfa.optimizers.MultiOptimizer` fixes its variables when it is made: "
+            "compile with one optimizer, and use `DiscriminativeLR` for rates per "
+            f"group. Received: optimizer={optimizer!r}"
+        )
+
+
+def warn_inexact(optimizer: Any) -> None:
+    """Warns of optimizers that cannot be carried over exactly."""
+    leaf = leaves(optimizer)[0]
+    if type(leaf).__name__ == "Nadam" and not _is_legacy(leaf):
+        # `_u_product_counter` is a Python number that changes while TensorFlow traces.
+        warnings.warn(
+            "Nadam of Keras 2 counts the traces of its step, so a run that is traced "
+            "again, as at each stage, differs slightly from one that is not. Use "
+            "`keras.optimizers.legacy.Nadam` for exact results.",
+            stacklevel=3,
+        )
+
+
+# --- the set of variables that train ---------------------------------------------
+
+
+def adopt(
+    model: Any,
+    now: Sequence[Any],
+    ever: Sequence[Any],
+    hidden: Sequence[Any],
+    parked: dict[Any, Any],
+) -> None:
+    """Gives the model's optimizer the slots that this and all later stages need.
+
+    Kept are the optimizer object, its learning rate, its iterations, and all slots of
+    variables that train now. Slots of new variables are as a fresh build makes them.
+
+    Args:
+        model: The compiled model.
+        now: The variables that train now.
+        ever: Those that will train in any stage; the same as `now` if empty.
+        hidden: Variables whose slots, when they fall away, are put into `parked`, and
+            taken from there when the variable comes back.
+        parked: The slots that wait.
+    """
+    away = {_key(v) for v in hidden}
+    holders = _holders(model.optimizer)
+    legacy = _is_legacy(holders[0])
+    built = holders[0]._slots if legacy else getattr(holders[0], "_built", False)
+    with scope(model):
+        # A checkpoint that waits for slots to be made finds them by position, so a
+        # first build must make those of all stages at once.
+        for variables in ([now] if built or not ever else []) + ([ever] if ever else []):
+            if legacy:
+                _adopt_legacy(holders, list(variables), away, parked)
+            else:
+                _adopt_new_style(holders[0], list(variables), away, parked)
+
+
+def _adopt_new_style(
+    optimizer: Any, variables: list[Any], hidden: set[Any], parked: dict[Any, Any]
+) -> None:
+    if not getattr(optimizer, "_built", False):
+        optimizer.build(variables)
+        return
+    known = dict(optimizer._index_dict)
+    wanted = [_key(v) for v in variables]
+    if list(known) == wanted:
+        return
+    slots, scalars = _slot_lists(optimizer, len(known)), _scalars(optimizer)
+    own = {id(v) for values in slots.values() for v in values}
+    own.update(id(v) for v in scalars.values())
+    for key, i in known.items():
+        if key in hidden and key not in wanted:
+            row = {name: values[i] for name, values in slots.items()}
+            parked[id(optimizer), key] = row
+
+    optimizer._built = False
+    optimizer._variables = [v for v in optimizer._variables if id(v) not in own]
+    optimizer.build(variables)
+
+    instead: dict[int, Any] = {}
+    for name, values in _slot_lists(optimizer, len(variables)).items():
+        for i, key in enumerate(wanted):
+            row = parked.get((id(optimizer), key), {})
+            old = slots[name][known[key]] if key in known else row.get(name)
+            if old is not None:
+                instead[id(values[i])] = old
+        setattr(optimizer, name, [instead.get(id(v), v) for v in values])
+    for name, value in _scalars(optimizer).items():
+        if name in scalars:
+            instead[id(value)] = scalars[name]
+            setattr(optimizer, name, scalars[name])
+    optimizer._variables = [instead.get(id(v), v) for v in optimizer._variables]
+    for key in wanted:
+        parked.pop((id(optimizer), key), None)
+
+
+def _slot_lists(optimizer: Any, n: int) -> dict[str, list[Any]]:
+    return {
+        name: list(value)
+        for name, value in vars(optimizer).items()
+        if name != "_variables"
+        and isinstance(value, list)
+        and len(value) == n > 0
+        and all(isinstance(v, tf.Variable) for v in value)
+    }
+
+
+def _scalars(optimizer: Any) -> dict[str, Any]:
+    permanent = ("_iterations", "_learning_rate", "_current_learning_rate")
+    return {
+        name: value
+        for name, value in vars(optimizer).items()
+        if name not in permanent and isinstance(value, tf.Variable)
+    }
+
+
+def _adopt_legacy(
+    holders: list[Any], variables: list[Any], hidden: set[Any], parked: dict[Any, Any]
+) -> None:
+    outermost = holders[0]
+    wanted = [_key(v) for v in variables]
+    before = [dict(holder._slots) for holder in holders]
+    if all(list(known) == wanted for known in before):
+        return
+    # The order of `weights` is the order in which slots were made: make all of them
+    # again, and put the old ones into their places.
+    for holder, known in zip(holders, before):
+        own = {id(v) for row in known.values() for v in row.values()}
+        for key, row in known.items():
+            if key in hidden and key not in wanted:
+                parked[id(holder), key] = dict(row)
+        holder._slots.clear()
+        holder._weights = [v for v in holder._weights if id(v) not in own]
+    outermost._create_all_weights(variables)
+    for holder, known in zip(holders, before):
+        instead: dict[int, Any] = {}
+        for key, row in holder._slots.items():
+            old = known.get(key) or parked.pop((id(holder), key), {})
+            for name, value in row.items():
+                if name in old:
+                    instead[id(value)] = row[name] = old[name]
+        holder._weights = [instead.get(id(v), v) for v in holder._weights]
+
+
+def scope(model: Any) -> AbstractContextManager[Any]:
+    """The distribution scope in which the model's variables are made."""
+    manager: AbstractContextManager[Any] = model.distribute_strategy.scope()
+    return manager
+
+
+# --- flags -----------------------------------------------------------------------
+
+
+def frozen_one_by_one(layers: Iterable[Any]) -> list[Any]:
+    """Variables that were frozen although their layer trains: none on Keras 2."""
+    del layers
+    return []
+
+
+def hide(layers: Iterable[Any], variables: Sequence[Any]) -> list[Patch]:
+    """Freezes single variables; returns the patches that the step needs for it.
+
+    Keras 2 sorts the weights of a layer when they are made and saves them in that
+    order, so the layer says otherwise only while a step runs.
+    """
+    hidden = {id(v) for v in variables}
+    patches = []
+    for layer in layers:
+        own = list(layer.__dict__.get("_trainable_weights", ()))
+        away = [v for v in own if id(v) in hidden]
+        if away:
+            rest = [v for v in own if id(v) not in hidden]
+            frozen = [*layer._non_trainable_weights, *away]
+            patches.append(Patch(layer, "_trainable_weights", rest))
+            patches.append(Patch(layer, "_non_trainable_weights", frozen))
+    return patches
+
+
+def unhide(variables: Iterable[Any]) -> None:
+    """Takes `hide` back: nothing is left of it outside the step."""
+    del variables
+
+
+def slot_variables(model: Any, hidden: Sequence[Any]) -> list[Any]:
+    """The variables for which the optimizer needs slots."""
+    variables = list(model.trainable_variables)
+    if getattr(leaves(model.optimizer)[0], "use_ema", False):
+        # `fit` ends by assigning the averages of all trainable variables.
+        return variables
+    away = {id(v) for v in hidden}
+    return [v for v in variables if id(v) not in away]
+
+
+# --- the step --------------------------------------------------------------------
+
+
+def pull_state(model: Any) -> None:
+    """Weights live in the model's variables."""
+    del model
+
+
+def new_train_function(model: Any) -> Callable[..., Any]:
+    """A train function that shares no trace with any made before."""
+    function: Callable[..., Any] = type(model).make_train_function(model, force=True)
+    model.train_function = function
+    return function
+
+
+def renew_compiled_state(model: Any) -> None:
+    """Makes the flags of now those that `fit` takes for the compiled ones.
+
+    Without it the next `fit` goes back to the flags at `compile`. Not by assignment:
+    the tracker of attributes would sort the layers in it.
+    """
+    model.__dict__["_compiled_trainable_state"] = model._get_trainable_state()
+
+
+# --- learning rates --------------------------------------------------------------
+
+
+def _rate(leaf: Any) -> Any:
+    return leaf._hyper["learning_rate"] if _is_legacy(leaf) else leaf._learning_rate
+
+
+def learning_rate(leaf: Any) -> float:
+    """The base learning rate as it stands now."""
+    rate = _rate(leaf)
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return float(rate(leaf.iterations))
+    return float(keras.backend.get_value(rate() if callable(rate) else rate))
+
+
+def iterations(optimizer: Any) -> Any:
+    """The steps taken."""
+    return leaves(optimizer)[0].iterations.numpy()
+
+
+def is_scheduled(leaf: Any) -> bool:
+    """Whether the base rate is computed, so that it cannot be assigned."""
+    return callable(_rate(leaf)) and not isinstance(_rate(leaf), tf.Variable)
+
+
+def set_learning_rate(leaf: Any, value: float) -> None:
+    """Assigns the base learning rate."""
+    leaf.learning_rate = value
+
+
+def check_scalable(leaf: Any) -> None:
+    """Raises unless a factor on the rate of this optimizer means what it says."""
+    name = type(leaf).__name__
+    if name == "ConditionalGradient":
+        raise ValueError(
+            "Rates per group have no meaning with ConditionalGradient: a smaller "
+            "learning rate is a larger move there (the weights become `rate * weights "
+            "- (1 - rate) * lambda_ * direction`). Use another optimizer. "
+            f"Received: optimizer={leaf!r}"
+        )
+    if _is_legacy(leaf) and "learning_rate" not in leaf._hyper:
+        raise ValueError(
+            f"Rates per group need an optimizer that has a learning rate; {name} has "
+            f"none. Received: optimizer={leaf!r}"
+        )
+
+
+def rate_patches(leaf: Any, multipliers: Mapping[Any, float]) -> list[Patch]:
+    """Patches that multiply the rate of the update of each variable.
+
+    Args:
+        leaf: An optimizer that updates variables.
+        multipliers: The factor of each variable, by `slot_key`; 1 where missing.
+    """
+
+    def factor(variable: Any) -> float:
+        return multipliers.get(_key(variable), 1.0)
+
+    return (_legacy_patches if _is_legacy(leaf) else _new_style_patches)(leaf, factor)
+
+
+class _Memo:
+    """Results kept for the graph they belong to, so that a trace computes them once.
+
+    An eager step computes anew each time. The memo lives as long as the patches that
+    use it: those of one stage.
+    """
+
+    def __init__(self) -> None:
+        self._results: dict[Any, Any] = {}
+
+    def get(self, key: Any, compute: Callable[[], Any]) -> Any:
+        if tf.executing_eagerly():
+            return compute()
+        # XLA compiles updates as functions of their own, which may not see tensors of
+        # the graph around them.
+        key = (id(tf.compat.v1.get_default_graph()), key)
+        if key not in self._results:
+            self._results[key] = compute()
+        return self._results[key]
+
+
+def _new_style_patches(leaf: Any, factor: Callable[[Any], float]) -> list[Patch]:
+    update_one = leaf.update_step
+    memo = _Memo()
+
+    def rate_of(variable: Any) -> Any:
+        value = factor(variable)
+        if value == 1.0:
+            return leaf.learning_rate
+        return memo.get(value, lambda: leaf.learning_rate * value)
+
+    def update_step(gradient: Any, variable: Any) -> Any:
+        if factor(variable) == 1.0:
+            return update_one(gradient, variable)
+        # A tensor in the place of variable or schedule: the property returns it.
+        with patched([Patch(leaf, "_learning_rate", rate_of(variable))]):
+            return update_one(gradient, variable)
+
+    def decay(variable: Any) -> None:
+        if leaf._use_weight_decay(variable):
+            rate = tf.cast(rate_of(variable), variable.dtype)
+            weight_decay = tf.cast(leaf.weight_decay, variable.dtype)
+            variable.assign_sub(variable * weight_decay * rate)
+
+    def apply_weight_decay(variables: Any) -> None:
+        # Written anew, not called with another rate: under MirroredStrategy the
+        # decay is merged into another thread, where an exchanged rate would leak.
+        if leaf.weight_decay is None:
+            return
+
+        def merged(distribution: Any, variables: Any) -> None:
+            for variable in variables:
+                distribution.extended.update(variable, decay, group=False)
+
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            merged, leaf._distribution_strategy, variables
+        )
+
+    # The class's own keeps traces that know nothing of our rates.
+    @tf.function(jit_compile=True)
+    def update_step_xla(gradient: Any, variable: Any, key: Any) -> Any:
+        del key
+        return leaf._update_step(gradient, variable)
+
+    return [
+        Patch(leaf, "update_step", update_step),
+        Patch(leaf, "_apply_weight_decay", apply_weight_decay),
+        Patch(leaf, "_update_step_xla", update_step_xla),
+    ]
+
+
+def _legacy_patches(leaf: Any, factor: Callable[[Any], float]) -> list[Patch]:
+    # TFA's decoupled decay is not multiplied by the rate: it has one of its own, and
+    # goes with the group, as in PyTorch's parameter groups.
+    names = ["learning_rate"]
+    if hasattr(leaf, "_decay_weights_op"):
+        names.append("weight_decay")
+    memo = _Memo()
+
+    def raw(name: str) -> Any:
+        value = leaf._hyper[name]
+        if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+            return value(leaf.iterations)
+        if callable(value) and not isinstance(value, tf.Variable):
+            return value()
+        return value
+
+    @contextmanager
+    def scaled(value: float) -> Iterator[None]:
+        hyper = leaf._hyper
+        before = {name: hyper[name] for name in names}
+        try:
+            hyper.update(
+                memo.get(("hyper", value), lambda: {n: raw(n) * value for n in names})
+            )
+            yield
+        finally:
+            hyper.update(before)
+
+    def prepare(variable: Any) -> Any:
+        key = (variable.device, variable.dtype.base_dtype)
+        state: dict[Any, Any] = {key: {}}
+        leaf._prepare_local(*key, state)
+        return state
+
+    def hooked(name: str) -> Patch:
+        original = getattr(leaf, name)
+        arguments = inspect.signature(original).parameters
+
+        def apply(
+            grad: Any, var: Any, *indices: Any, apply_state: Any = None
+        ) -> Any:
+            value = factor(var)
+            state: dict[str, Any] = {}
+            if "apply_state" in arguments:
+                state["apply_state"] = apply_state
+            if value == 1.0:
+                return original(grad, var, *indices, **state)
+            with scaled(value):
+                if state:
+                    key = ("state", value, var.device, var.dtype.base_dtype)
+                    state["apply_state"] = memo.get(key, lambda: prepare(var))
+                return original(grad, var, *indices, **state)
+
+        # Keras passes `apply_state` to those that have an argument of that name.
+        if "apply_state" in arguments:
+            return Patch(leaf, name, apply)
+        return Patch(
+            leaf, name, lambda grad, var, *indices: apply(grad, var, *indices)
+        )
+
+    return [hooked("_resource_apply_dense"), hooked("_resource_apply_sparse")]
+
+
+# --- files -----------------------------------------------------------------------
+
+
+def load_patch(optimizer: Any, prepare: Callable[[int], None]) -> Patch | None:
+    """Checkpoints of Keras 2 do not depend on the stage: nothing to do."""
+    del optimizer, prepare
+    return None

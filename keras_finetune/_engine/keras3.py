@@ -1,0 +1,496 @@
+"""Keras 3: optimizers rebuilt in place, and their updates scaled, on every backend.
+
+An optimizer of Keras 3 addresses its slots by the position of a variable among those
+it was built with. When the set that trains changes, `adopt` builds the user's own
+instance again and puts its old slots back, so that it looks as if freshly built for
+what trains now: stateless application on JAX, averages of weights, loss scaling and
+files saved in any stage all agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from keras.src.utils.tracking import DotNotTrackScope
+
+from keras_finetune._engine import keras
+from keras_finetune._engine.patches import Patch, patched
+
+
+
+# --- which optimizers, which variables -------------------------------------------
+
+
+def nodes(optimizer: Any) -> list[Any]:
+    """The optimizer and all optimizers inside it, outermost first."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    children = [inner] if inner is not None else _inner_optimizers(optimizer)
+    return [optimizer, *(node for child in children for node in nodes(child))]
+
+
+def leaves(optimizer: Any) -> list[Any]:
+    """The optimizers that update variables, inside loss scaling and the like."""
+    return [
+        node
+        for node in nodes(optimizer)
+        if getattr(node, "inner_optimizer", None) is None
+        and not _inner_optimizers(node)
+    ]
+
+
+def leaf_of(optimizer: Any, variable: Any) -> Any:
+    """The optimizer that updates this variable."""
+    candidates = leaves(optimizer)
+    for leaf in candidates:
+        if any(known is variable for known in leaf._trainable_variables):
+            return leaf
+    return candidates[0]
+
+
+def _inner_optimizers(optimizer: Any) -> list[Any]:
+    return list(getattr(optimizer, "_inner_optimizers", ()))
+
+
+def slot_key(optimizer: Any, variable: Any) -> Any:
+    """The key under which the optimizer knows a variable."""
+    return optimizer._var_key(variable)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raises `TypeError` unless all state of the optimizer can be carried over."""
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            "The model must be compiled with a `keras.optimizers.Optimizer`. "
+            f"Received: optimizer={optimizer!r}"
+        )
+    for leaf in leaves(optimizer):
+        if type(leaf).__module__.startswith("keras.src."):
+            continue
+        probe = leaf
+        if not leaf.built:
+            # A twin on two tiny variables shows how this class keeps its state.
+            try:
+                probe = type(leaf).from_config(leaf.get_config())
+            except Exception:
+                continue  # it is checked again when it is built
+            probe.build([keras.Variable([[0.0]]), keras.Variable([0.0])])
+        _check_known(probe)
+
+
+def _check_known(optimizer: Any) -> None:
+    state = _State(optimizer)
+    known = {id(v) for slots in state.slots.values() for v in slots}
+    known.update(id(v) for v in state.scalars.values())
+    known.update(id(v) for v in _permanent(optimizer))
+    unknown = [v.path for v in optimizer._variables if id(v) not in known]
+    if unknown:
+        raise TypeError(
+            "The optimizer must keep its state as Keras's own do: variables in "
+            "attributes, and lists with one variable for each trained variable. "
+            f"Received: optimizer={optimizer!r}, which keeps elsewhere: {unknown}"
+        )
+
+
+# --- the set of variables that train ---------------------------------------------
+
+
+def adopt(
+    model: Any,
+    now: Sequence[Any],
+    ever: Sequence[Any],
+    hidden: Sequence[Any],
+    parked: dict[Any, Any],
+) -> None:
+    """Makes the model's optimizer one that was built for the variables of now.
+
+    Kept are the optimizer object, its learning rate, its iterations, and all slots of
+    variables that it knows already. Slots of new variables are as a fresh build makes
+    them.
+
+    Args:
+        model: The compiled model.
+        now: The variables that train now.
+        ever: Those that will train in any stage: not needed on Keras 3.
+        hidden: Variables whose slots, when they fall away, are put into `parked`, and
+            taken from there when the variable comes back.
+        parked: The slots that wait.
+    """
+    del ever
+    optimizer, variables = model.optimizer, list(now)
+    with scope(model):
+        # Built eagerly: a build inside the first traced step would repeat its initial
+        # assignments at every step (ScheduleFreeAdamW).
+        if not optimizer.built:
+            optimizer.build(variables)
+            return
+        known = optimizer._trainable_variables
+        if len(known) == len(variables) and all(
+            old is new for old, new in zip(known, variables)
+        ):
+            return
+        _rebuild(optimizer, variables, {id(v) for v in hidden}, parked)
+
+
+def _rebuild(
+    optimizer: Any, variables: list[Any], hidden: set[int], parked: dict[Any, Any]
+) -> None:
+    before = {id(node): _State(node) for node in nodes(optimizer)}
+    for node in nodes(optimizer):
+        if node.built:
+            _check_known(node)
+    for node in nodes(optimizer):
+        _unbuild(node)
+    with patched(_keep_assignment(optimizer)):
+        optimizer.build(variables)
+    for node in nodes(optimizer):
+        if node.built and id(node) in before:
+            before[id(node)].put_back(node, hidden, parked)
+
+
+def _keep_assignment(optimizer: Any) -> list[Patch]:
+    # The callable of a `MultiOptimizer` may make a new optimizer for each question:
+    # a variable that has one already must not get another.
+    known = getattr(optimizer, "_var_to_optimizer_idx", None)
+    if not known:
+        return []
+    choose = optimizer._optimizer_map
+    inner = _inner_optimizers(optimizer)
+    previous = dict(known)
+
+    def choose_again(variable: Any) -> Any:
+        index = previous.get(optimizer._var_key(variable))
+        return choose(variable) if index is None else inner[index]
+
+    return [Patch(optimizer, "_optimizer_map", choose_again)]
+
+
+class _State:
+    """The variables of an optimizer, by attribute, and by the variable they serve."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.variables = list(optimizer._trainable_variables)
+        n = len(self.variables)
+        skip = {id(v) for v in _permanent(optimizer)}
+        self.slots: dict[str, list[Any]] = {}
+        self.scalars: dict[str, Any] = {}
+        for name, value in vars(optimizer).items():
+            if name in ("_variables", "_trainable_variables"):
+                continue
+            if isinstance(value, keras.Variable) and id(value) not in skip:
+                self.scalars[name] = value
+            elif isinstance(value, list) and len(value) == n and _is_slots(value):
+                self.slots[name] = list(value)
+
+    def put_back(
+        self, optimizer: Any, hidden: set[int], parked: dict[Any, Any]
+    ) -> None:
+        """Replaces what a fresh build has made by what was there before."""
+        fresh = _State(optimizer)
+        instead: dict[int, Any] = {}
+        position = {id(v): i for i, v in enumerate(self.variables)}
+        stays = {id(v) for v in fresh.variables}
+        for i, variable in enumerate(self.variables):
+            if id(variable) in hidden - stays:
+                row = {name: slots[i] for name, slots in self.slots.items()}
+                parked[id(optimizer), id(variable)] = row
+        for name, slots in fresh.slots.items():
+            for i, variable in enumerate(fresh.variables):
+                old = None
+                if id(variable) in position and name in self.slots:
+                    old = self.slots[name][position[id(variable)]]
+                else:
+                    old = parked.get((id(optimizer), id(variable)), {}).get(name)
+                if old is not None and slots[i] is not None:
+                    instead[id(slots[i])] = old
+                elif name == "_model_variables_moving_average" and slots[i] is not None:
+                    # The average of a variable that has not moved is the variable. A
+                    # copy: JAX refuses to donate one buffer twice.
+                    slots[i].assign(keras.ops.copy(variable))
+        for name, scalar in fresh.scalars.items():
+            if name in self.scalars:
+                instead[id(scalar)] = self.scalars[name]
+        for key in stays:
+            parked.pop((id(optimizer), key), None)
+
+        with DotNotTrackScope():
+            for name, slots in fresh.slots.items():
+                setattr(optimizer, name, [instead.get(id(v), v) for v in slots])
+            for name, scalar in fresh.scalars.items():
+                setattr(optimizer, name, instead.get(id(scalar), scalar))
+        _set_variables(
+            optimizer, [instead.get(id(v), v) for v in list(optimizer._variables)]
+        )
+
+
+def _is_slots(values: list[Any]) -> bool:
+    return any(v is not None for v in values) and all(
+        v is None or isinstance(v, keras.Variable) for v in values
+    )
+
+
+def _permanent(optimizer: Any) -> list[Any]:
+    """The variables that no build makes: the iterations and the learning rate."""
+    rate = optimizer._learning_rate
+    return [
+        optimizer._iterations,
+        *([rate] if isinstance(rate, keras.Variable) else []),
+    ]
+
+
+def _unbuild(optimizer: Any) -> None:
+    state = _State(optimizer)
+    with DotNotTrackScope():
+        optimizer.built = False
+        optimizer._trainable_variables = []
+        optimizer._trainable_variables_indices = {}
+        for name in state.slots:
+            setattr(optimizer, name, [])
+    permanent = {id(v) for v in _permanent(optimizer)}
+    _set_variables(
+        optimizer, [v for v in list(optimizer._variables) if id(v) in permanent]
+    )
+
+
+def _set_variables(optimizer: Any, variables: list[Any]) -> None:
+    # A new list, not an assignment to items of the old one: TensorFlow wraps lists of
+    # optimizers, and the wrapper compares variables element by element.
+    with DotNotTrackScope():
+        optimizer._variables = variables
+    tracker = optimizer._tracker
+    is_variable, _ = tracker.config["variables"]
+    tracker.config["variables"] = (is_variable, optimizer._variables)
+    tracker.stored_ids["variables"] = {id(v) for v in variables}
+
+
+def scope(model: Any) -> AbstractContextManager[Any]:
+    """The distribution scope in which the model's variables are made."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return nullcontext() if strategy is None else strategy.scope()
+
+
+# --- flags -----------------------------------------------------------------------
+
+
+def frozen_one_by_one(layers: Iterable[Any]) -> list[Any]:
+    """Variables that are frozen for themselves, whatever their layer's flag says."""
+    alone: dict[int, Any] = {}
+    for layer in layers:
+        if layer.trainable:
+            alone.update(
+                (id(v), v) for v in layer._trainable_variables if not v.trainable
+            )
+        if getattr(layer, "lora_enabled", False):
+            for name in ("_kernel", "_embeddings"):
+                base = getattr(layer, name, None)
+                if isinstance(base, keras.Variable):
+                    alone[id(base)] = base
+    return list(alone.values())
+
+
+def hide(layers: Iterable[Any], variables: Sequence[Any]) -> list[Patch]:
+    """Freezes single variables; returns the patches that the step needs for it."""
+    del layers
+    for variable in variables:
+        variable.trainable = False
+    return []
+
+
+def unhide(variables: Iterable[Any]) -> None:
+    """Takes `hide` back."""
+    for variable in variables:
+        variable.trainable = True
+
+
+def slot_variables(model: Any, hidden: Sequence[Any]) -> list[Any]:
+    """The variables for which the optimizer needs slots."""
+    del hidden  # their own flags say so
+    return list(model.trainable_variables)
+
+
+# --- the step --------------------------------------------------------------------
+
+
+def pull_state(model: Any) -> None:
+    """Brings weights that live inside `fit` (JAX) back to the model's variables."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
+
+
+def new_train_function(model: Any) -> Callable[..., Any]:
+    """A train function that shares no trace with any made before."""
+    cls = type(model)
+    original = model.train_step
+
+    def train_step(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    # `jax.jit` keeps its traces by the function it is given, and `model.train_step`
+    # equals itself: a stale frozen set, or stale rates, would be reused silently.
+    with patched([Patch(model, "train_step", train_step)]):
+        cls.make_train_function(model, force=True)
+    if hasattr(model, "_jax_state_synced"):
+        # Their traces take the weights apart into trainable and frozen.
+        model.test_function = None
+        model.predict_function = None
+        model._jax_state_synced = True
+    return model.train_function
+
+
+def renew_compiled_state(model: Any) -> None:
+    """Keras 3 keeps no record of the flags at `compile`."""
+
+
+# --- learning rates --------------------------------------------------------------
+
+
+def learning_rate(leaf: Any) -> float:
+    """The base learning rate as it stands now."""
+    return float(keras.ops.convert_to_numpy(leaf.learning_rate))
+
+
+def iterations(optimizer: Any) -> Any:
+    """The steps taken."""
+    return keras.ops.convert_to_numpy(leaves(optimizer)[0]._iterations)
+
+
+def is_scheduled(leaf: Any) -> bool:
+    """Whether the base rate is computed, so that it cannot be assigned."""
+    return not isinstance(leaf._learning_rate, keras.Variable)
+
+
+def set_learning_rate(leaf: Any, value: float) -> None:
+    """Assigns the base learning rate."""
+    leaf.learning_rate = value
+
+
+def check_scalable(leaf: Any) -> None:
+    """Raises unless a factor on the rate of this optimizer means what it says."""
+    if type(leaf).__name__ == "ConditionalGradient":
+        raise ValueError(
+            "Rates per group have no meaning with ConditionalGradient: a smaller "
+            "learning rate is a larger move there (the weights become `rate * weights "
+            "- (1 - rate) * lambda_ * direction`). Use another optimizer. "
+            f"Received: optimizer={leaf!r}"
+        )
+
+
+def rate_patches(leaf: Any, multipliers: Mapping[Any, float]) -> list[Patch]:
+    """Patches that multiply the rate of the update of each variable.
+
+    Args:
+        leaf: An optimizer that updates variables.
+        multipliers: The factor of each variable, by `slot_key`; 1 where missing.
+    """
+
+    def factor(variable: Any) -> float:
+        return multipliers.get(leaf._var_key(variable), 1.0)
+
+    if hasattr(leaf, "_parallel_update_step"):
+        patches = _parallel_patches(leaf, factor)
+    else:
+        patches = _update_patches(leaf, factor)
+    return [*patches, *_decay_patches(leaf, factor)]
+
+
+def _update_patches(leaf: Any, factor: Callable[[Any], float]) -> list[Patch]:
+    update_all, update_one = leaf._backend_update_step, leaf.update_step
+    rates: dict[float, Any] = {}
+
+    def backend_update_step(grads: Any, variables: Any, learning_rate: Any) -> Any:
+        # One multiplication per factor, made before TensorFlow leaves the replica.
+        # The dictionary is shared, not local to a thread: the merged call under
+        # MirroredStrategy runs in another one.
+        for value in sorted({factor(v) for v in variables} - {1.0}):
+            rates[value] = keras.ops.multiply(learning_rate, value)
+        try:
+            return update_all(grads, variables, learning_rate)
+        finally:
+            rates.clear()  # tensors of a trace must not outlive it
+
+    def update_step(gradient: Any, variable: Any, learning_rate: Any) -> Any:
+        rate = rates.get(factor(variable), learning_rate)
+        return update_one(gradient, variable, rate)
+
+    return [
+        Patch(leaf, "_backend_update_step", backend_update_step),
+        Patch(leaf, "update_step", update_step),
+    ]
+
+
+def _parallel_patches(leaf: Any, factor: Callable[[Any], float]) -> list[Patch]:
+    # PyTorch updates all variables in one call, so each factor has a call of its own.
+    # State without a variable (Nadam's product) must advance once, not once a call.
+    update_all = leaf._backend_update_step
+
+    def backend_update_step(grads: Any, variables: Any, learning_rate: Any) -> None:
+        scalars = list(_State(leaf).scalars.values())
+        before = [keras.ops.copy(scalar) for scalar in scalars]
+        for value, indices in _by_factor(variables, factor).items():
+            for scalar, start in zip(scalars, before):
+                scalar.assign(start)
+            update_all(
+                [grads[i] for i in indices],
+                [variables[i] for i in indices],
+                learning_rate if value == 1.0 else learning_rate * value,
+            )
+
+    return [Patch(leaf, "_backend_update_step", backend_update_step)]
+
+
+def _decay_patches(leaf: Any, factor: Callable[[Any], float]) -> list[Patch]:
+    apply_decay, current_rate = leaf._apply_weight_decay, leaf._get_current_learning_rate
+    scaled: dict[str, Any] = {}
+
+    def get_current_learning_rate() -> Any:
+        value = scaled.get("factor", 1.0)
+        if value == 1.0:
+            return current_rate()
+        if "rate" not in scaled:
+            scaled["rate"] = keras.ops.multiply(current_rate(), value)
+        return scaled["rate"]
+
+    def apply_weight_decay(variables: Any) -> None:
+        variables = list(variables)
+        try:
+            for value, indices in _by_factor(variables, factor).items():
+                scaled.clear()
+                scaled["factor"] = value
+                apply_decay([variables[i] for i in indices])
+        finally:
+            scaled.clear()
+
+    return [
+        Patch(leaf, "_get_current_learning_rate", get_current_learning_rate),
+        Patch(leaf, "_apply_weight_decay", apply_weight_decay),
+    ]
+
+
+def _by_factor(
+    variables: Sequence[Any], factor: Callable[[Any], float]
+) -> dict[float, list[int]]:
+    parts: dict[float, list[int]] = {}
+    for i, variable in enumerate(variables):
+        parts.setdefault(factor(variable), []).append(i)
+    return parts
+
+
+# --- files -----------------------------------------------------------------------
+
+
+def load_patch(optimizer: Any, prepare: Callable[[int], None]) -> Patch | None:
+    """A patch that calls `prepare(count)` before `count` variables are loaded."""
+    load = optimizer.load_own_variables
+
+    def load_own_variables(store: Any) -> None:
+        if len(store.keys()) != len(optimizer.variables):
+            prepare(len(store.keys()))
+        load(store)
+
+    return Patch(optimizer, "load_own_variables", load_own_variables)
+
+
+def warn_inexact(optimizer: Any) -> None:
+    """Warns of optimizers that cannot be carried over exactly: none on Keras 3."""
+    del optimizer

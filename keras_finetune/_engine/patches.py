@@ -1,0 +1,39 @@
+"""Attributes that instances carry only while a block runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+_ABSENT = object()
+
+
+class Patch(NamedTuple):
+    """`owner.name` is `value` for the time of a block."""
+
+    owner: Any
+    name: str
+    value: Any
+
+
+@contextmanager
+def patched(patches: Iterable[Patch]) -> Iterator[None]:
+    """Puts patches on their owners, and takes them off again, come what may.
+
+    They go straight to `__dict__`: the trackers of Keras, TensorFlow and PyTorch must
+    not see them, or they would be saved with the model.
+    """
+    before: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        for owner, name, value in patches:
+            attributes = owner.__dict__
+            before.append((attributes, name, attributes.get(name, _ABSENT)))
+            attributes[name] = value
+        yield
+    finally:
+        for attributes, name, value in reversed(before):
+            if value is _ABSENT:
+                attributes.pop(name, None)
+            else:
+                attributes[name] = value

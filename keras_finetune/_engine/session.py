@@ -1,0 +1,348 @@
+"""What our callbacks want of one model, for the time of one `fit`.
+
+A callback may not compile, and after a change of what trains the compiled step and the
+optimizer disagree. The session makes them agree: `apply` gives the optimizer the
+variables that train now and the model a new step; what a step needs of ours (scaled
+rates, frozen layers at inference) sits on the user's objects only while it runs.
+
+`fit` does not tell its callbacks of an exception, so a session cannot rely on
+`on_train_end`. Its one trace on the model between steps is an instance's
+`make_train_function`, the first thing that a later `fit` or `train_on_batch` calls:
+when that finds a session whose `fit` is over, it takes the session's step with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
+
+from keras_finetune._engine import KERAS_3
+from keras_finetune._engine.patches import Patch, patched
+from keras_finetune._engine.structure import all_layers, variable_key
+
+if KERAS_3:
+    from keras_finetune._engine import keras3 as world
+else:
+    from keras_finetune._engine import keras2 as world
+
+_GUARD = "make_train_function"
+
+
+def join(model: Any) -> Session:
+    """The session of the model's running `fit`, opened by the first who asks."""
+    guard = model.__dict__.get(_GUARD)
+    session = getattr(guard, "session", None)
+    if isinstance(session, Session) and session.is_running():
+        return session
+    if isinstance(session, Session):
+        session.close()
+    return Session(model)
+
+
+class Session:
+    """The demands on one model's training, and the step that meets them."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.optimizer = model.optimizer
+        self._history = getattr(model, "history", None)
+        self._members: list[Any] = []
+        self._factors: dict[Any, Mapping[Hashable, float]] = {}
+        self._hidden: dict[Any, list[Any]] = {}
+        self._inference: dict[Any, list[Any]] = {}
+        self._hiding: list[Any] = []
+        self._hide_patches: list[Patch] = []
+        self._ever: list[Any] = []
+        self._parked: dict[Any, Any] = {}
+        self._at_close: list[Callable[[], None]] = []
+        self._applied = False
+        self._step: Any = None
+
+        def make_train_function(force: bool = False) -> Any:
+            if not self.is_running():
+                self.close()
+                return model.make_train_function(force=force)
+            if force or model.train_function is None:
+                self.refresh()
+            return model.train_function
+
+        make_train_function.session = self  # type: ignore[attr-defined]
+        model.__dict__[_GUARD] = make_train_function
+
+    # --- what callbacks ask for --------------------------------------------------
+
+    def scale(self, owner: Any, factors: Mapping[Hashable, float]) -> None:
+        """Multiplies rates: `factors` by `variable_key`, 1 where missing."""
+        self._factors[owner] = factors
+
+    def scale_all(self, owner: Any, factor: float) -> None:
+        """Multiplies the rates of all variables."""
+        self.scale(owner, {variable_key(v): factor for v in self.model.weights})
+
+    def hide(self, owner: Any, variables: Iterable[Any]) -> None:
+        """Freezes single variables of layers that train."""
+        self._hidden[owner] = list(variables)
+
+    def at_inference(self, owner: Any, layers: Iterable[Any]) -> None:
+        """Lets layers behave as at inference while the model trains."""
+        self._inference[owner] = list(layers)
+
+    def expect(self, variables: Iterable[Any]) -> None:
+        """Announces the variables that will train in some stage."""
+        self._ever = list(variables)
+
+    def when_closed(self, function: Callable[[], None]) -> None:
+        """Calls `function` when the session ends, however it ends."""
+        self._at_close.append(function)
+
+    def enter(self, owner: Any) -> None:
+        """Takes part in the session, until `leave`."""
+        if owner not in self._members:
+            self._members.append(owner)
+
+    def leave(self, owner: Any) -> None:
+        """Withdraws; the last to leave closes the session."""
+        if owner in self._members:
+            self._members.remove(owner)
+        if not self._members:
+            self.close()
+
+    # --- what they get -----------------------------------------------------------
+
+    def begin(self) -> None:
+        """Applies the demands, unless that is done or a stage is about to do it."""
+        if not self._applied and not self._ever:
+            self.apply()
+
+    def apply(self) -> None:
+        """Makes optimizer and step agree with the flags and demands of now."""
+        self._applied = True
+        world.pull_state(self.model)
+        self._rehide()
+        self._adopt()
+        world.renew_compiled_state(self.model)
+        self.refresh()
+
+    def _rehide(self) -> None:
+        # Flags of layers reach into their variables, so single ones are frozen anew.
+        world.unhide(self._hiding)
+        unique = {id(v): v for hidden in self._hidden.values() for v in hidden}
+        self._hiding = list(unique.values())
+        self._hide_patches = world.hide(all_layers(self.model), self._hiding)
+
+    def _adopt(self) -> None:
+        now = world.slot_variables(self.model, self._hiding)
+        known = {id(v) for v in (*now, *self._hiding)}
+        later = [v for v in self._ever if id(v) not in known]
+        if later:
+            order = {id(v): i for i, v in enumerate(self.model.weights)}
+            later = sorted((*now, *later), key=lambda v: order[id(v)])
+        # Slots from before this session serve only what trains now; those of later
+        # stages are made once, and anew.
+        world.adopt(self.model, now, later, self._hiding, self._parked)
+
+    def refresh(self) -> None:
+        """Gives the model a step that has not been traced yet."""
+        model = self.model
+        compiled = world.new_train_function(model)
+        patches = [*self._rate_patches(), *self._inference_patches()]
+        patches += self._hide_patches
+        if not patches:
+            self._step = None
+            return
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            with patched(patches):
+                return compiled(*args, **kwargs)
+
+        self._step = model.train_function = step
+
+    def factor(self, variable: Any) -> float:
+        """The factor on the base rate of a variable, all demands together."""
+        factor = 1.0
+        for factors in self._factors.values():
+            factor *= factors.get(variable_key(variable), 1.0)
+        return factor
+
+    def _rate_patches(self) -> list[Patch]:
+        if not self._factors:
+            return []
+        variables = {id(v): v for v in self.model.trainable_variables}
+        factors = {key: self.factor(v) for key, v in variables.items()}
+        if all(factor == 1.0 for factor in factors.values()):
+            return []
+        patches: list[Patch] = []
+        for leaf in world.leaves(self.optimizer):
+            multipliers = {
+                world.slot_key(leaf, v): factors[key]
+                for key, v in variables.items()
+                if factors[key] != 1.0
+            }
+            patches += world.rate_patches(leaf, multipliers)
+        return patches
+
+    def _inference_patches(self) -> list[Patch]:
+        layers = {id(x): x for asked in self._inference.values() for x in asked}
+        return [
+            Patch(layer, "call", _without_training(layer.call))
+            for layer in layers.values()
+            if "training" in inspect.signature(layer.call).parameters
+        ]
+
+    # --- its end -----------------------------------------------------------------
+
+    def is_running(self) -> bool:
+        """Whether the `fit` that opened the session is the one that runs now.
+
+        A later `fit` has a new `History`; `train_on_batch` after an interrupted `fit`
+        has the old one, but no `fit` that it is called from.
+        """
+        history = getattr(self.model, "history", None)
+        return history is self._history and _inside_fit(self.model)
+
+    def close(self) -> None:
+        """Leaves the model, its optimizer and its step as plain Keras has them."""
+        model = self.model
+        guard = model.__dict__.get(_GUARD)
+        if getattr(guard, "session", None) is not self:
+            return
+        del model.__dict__[_GUARD]
+        if model.optimizer is not self.optimizer:
+            return  # compiled anew in the meantime: nothing of ours is left
+        world.pull_state(model)
+        was_hiding = bool(self._hiding)
+        self._factors, self._hidden, self._inference = {}, {}, {}
+        self._rehide()
+        for function in self._at_close:
+            function()
+        self._ever = []
+        if self._applied:
+            self._adopt()
+        if was_hiding:
+            world.renew_compiled_state(model)
+        if self._step is not None or was_hiding:
+            world.new_train_function(model)
+
+
+def _without_training(call: Callable[..., Any]) -> Callable[..., Any]:
+    position = list(inspect.signature(call).parameters).index("training")
+
+    @functools.wraps(call)
+    def at_inference(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > position:
+            args = (*args[:position], False, *args[position + 1 :])
+        else:
+            kwargs["training"] = False
+        return call(*args, **kwargs)
+
+    return at_inference
+
+
+# --- optimizers, as callbacks see them ---------------------------------------------
+
+
+def check(model: Any, *, scale: bool = False) -> None:
+    """Raises, before anything has changed, if this model cannot be worked on.
+
+    Args:
+        model: The model.
+        scale: Whether rates will be scaled.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        raise ValueError(
+            "The model must be compiled with an optimizer before `fit`. "
+            f"Received: model={model!r}, optimizer=None"
+        )
+    world.check_optimizer(optimizer)
+    if scale:
+        for leaf in world.leaves(optimizer):
+            world.check_scalable(leaf)
+
+
+def warn_inexact(model: Any) -> None:
+    """Warns if the optimizer is one that cannot be carried over exactly."""
+    world.warn_inexact(model.optimizer)
+
+
+def learning_rate(model: Any, variable: Any | None = None) -> float:
+    """The base learning rate, of the optimizer that updates `variable` if given."""
+    optimizer = model.optimizer
+    if variable is None:
+        return world.learning_rate(world.leaves(optimizer)[0])
+    return world.learning_rate(world.leaf_of(optimizer, variable))
+
+
+def is_scheduled(model: Any) -> bool:
+    """Whether the base rate is computed by a schedule, so that it can't be assigned."""
+    return any(world.is_scheduled(leaf) for leaf in world.leaves(model.optimizer))
+
+
+def set_learning_rate(model: Any, change: Callable[[float], float]) -> None:
+    """Assigns `change(rate)` to every base rate that can be assigned."""
+    for leaf in world.leaves(model.optimizer):
+        if not world.is_scheduled(leaf):
+            world.set_learning_rate(leaf, change(world.learning_rate(leaf)))
+
+
+def steps_taken(model: Any) -> int:
+    """The steps that the optimizer has taken."""
+    return int(world.iterations(model.optimizer))
+
+
+def optimizer_size(model: Any) -> int:
+    """The number of variables that a file holds of the optimizer."""
+    return len(model.optimizer.variables)
+
+
+def announce(message: str) -> None:
+    """Prints a line below the progress bar."""
+    print(f"\n{message}", flush=True)
+
+
+def frozen_one_by_one(model: Any) -> list[Any]:
+    """Single variables that were frozen although their layer trains, as by LoRA."""
+    return world.frozen_one_by_one(all_layers(model))
+
+
+class LoadHook:
+    """Prepares a model's optimizer for files that were saved in another stage.
+
+    `BackupAndRestore` loads in `on_train_begin`, before or after ours; Keras skips an
+    optimizer file that does not fit the optimizer as it stands. The hook is there from
+    `set_model`, which all callbacks receive before any of them begins.
+    """
+
+    def __init__(self, model: Any, prepare: Callable[[int], None]) -> None:
+        def prepare_if_running(count: int) -> None:
+            if _inside_fit(model):
+                prepare(count)
+            else:
+                self.remove()
+
+        optimizer = getattr(model, "optimizer", None)
+        self._patch = None
+        if optimizer is not None:
+            self._patch = world.load_patch(optimizer, prepare_if_running)
+        if self._patch is not None:
+            optimizer.__dict__[self._patch.name] = self._patch.value
+
+    def remove(self) -> None:
+        """Takes the hook off."""
+        if self._patch is not None:
+            attributes = self._patch.owner.__dict__
+            if attributes.get(self._patch.name) is self._patch.value:
+                del attributes[self._patch.name]
+            self._patch = None
+
+
+def _inside_fit(model: Any) -> bool:
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

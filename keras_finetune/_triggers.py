@@ -1,0 +1,84 @@
+"""When a metric lets the next stage begin."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from keras_finetune import _checks
+from keras_finetune._schedules import Plateau
+
+_RISING = ("acc", "auc", "precision", "recall", "f1")
+
+
+class MetricTrigger:
+    """Watches a key of the logs until it stops improving.
+
+    Args:
+        monitor: The key.
+        mode: `"min"`, `"max"` or `"auto"`.
+        min_delta: The change that counts as an improvement.
+        patience: The epochs without improvement that pull the trigger.
+    """
+
+    def __init__(
+        self, monitor: str, mode: str, min_delta: float, patience: int | None
+    ) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(
+                "Argument `monitor` must be a key of the logs or `None`. "
+                f"Received: monitor={monitor!r}"
+            )
+        if patience is None:
+            raise ValueError(
+                "Argument `monitor` needs `patience`: the epochs without improvement "
+                "after which the next stage starts. "
+                f"Received: monitor={monitor!r}, patience=None"
+            )
+        if mode == "auto":
+            mode = "max" if any(word in monitor for word in _RISING) else "min"
+        self.monitor = monitor
+        self.plateau = Plateau(mode, min_delta, _checks.integer("patience", patience, 1))
+        self._said: set[str] = set()
+
+    def update(self, epoch: int, logs: Mapping[str, Any]) -> bool:
+        """Takes an epoch's logs; True when the next stage is due."""
+        if self.monitor not in logs:
+            self._miss(epoch, logs)
+            return False
+        value = float(logs[self.monitor])
+        if value != value:
+            self._say_once(
+                "nan",
+                f"`{self.monitor}` is NaN in epoch {epoch + 1}: it starts no stage.",
+            )
+        return self.plateau.update(value)
+
+    def restart(self, *, keep_best: bool = False) -> None:
+        """Starts waiting anew."""
+        self.plateau.wait = 0
+        if not keep_best:
+            self.plateau.best = None
+
+    def _miss(self, epoch: int, logs: Mapping[str, Any]) -> None:
+        validated = any(key.startswith("val_") for key in logs)
+        if self.monitor.startswith("val_") and not validated:
+            # Not an error at once: `validation_freq` may leave epochs out.
+            self._say_once(
+                "validation",
+                f"`{self.monitor}` is not in the logs of epoch {epoch + 1}, which was "
+                "not validated: no stage starts on it before `fit` validates. "
+                f"The logs have: {sorted(logs)}",
+            )
+            return
+        raise ValueError(
+            "Argument `monitor` must be a key of the logs. "
+            f"Received: monitor={self.monitor!r}, while the logs of epoch "
+            f"{epoch + 1} have: {sorted(logs)}"
+        )
+
+    def _say_once(self, what: str, message: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            warnings.warn(message, stacklevel=2)

@@ -1,0 +1,240 @@
+"""A learning rate for each group of layers, on the user's own optimizer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from keras_finetune import _checks, _schedules
+from keras_finetune._engine import keras, session
+from keras_finetune._engine.structure import all_layers, variable_key, variable_path
+from keras_finetune.layer_groups import LayerGroup, LayerGroups, layer_groups
+
+_DECAY = 2.6
+
+
+class DiscriminativeLR(keras.callbacks.Callback):  # type: ignore[misc]
+    """Multiplies the learning rate of each group of layers by a factor of its own.
+
+    The rate of the update itself is multiplied, not the gradient, so it is exact for
+    every optimizer, adaptive or not; decoupled weight decay is multiplied by the same
+    factor, as PyTorch's parameter groups do. Global-norm clipping, averages of
+    weights, gradient accumulation, loss scaling, schedules and every callback that
+    changes the learning rate keep their meaning for the base rate. A factor of 0
+    freezes a variable. It acts on the compiled optimizer while `fit` runs and leaves
+    nothing behind: not after `fit`, not after an exception, not in a saved model.
+
+    One of `decay`, `multipliers` and `bounds` says what the factors are.
+
+    Args:
+        decay: The group k below the top gets the factor `decay**-k`. Defaults to 2.6,
+            the value of ULMFiT.
+        multipliers: The factors themselves: a list with one for each group, bottom to
+            top; a dictionary from layer name, group name, or regular expression on
+            the path of a variable to its factor, where the longest key that matches
+            wins and 1 holds elsewhere; or a callable from a variable to its factor.
+        bounds: `(low, high)`: rates spread geometrically from `low` at the bottom to
+            `high` at the top, as fastai's `slice(low, high)`. The base rate is `high`:
+            an optimizer that has not taken a step yet is set to it, unless it has a
+            schedule; from then on only the ratio counts.
+        groups: The groups of layers: `"auto"`, an integer, a list, or a
+            `LayerGroups`; see `layer_groups`.
+        log: Whether to write the rate of each group into the logs at each epoch's end,
+            as `learning_rate/<group>`. A frozen group has the rate 0; a group whose
+            variables differ is logged with its highest rate.
+
+    Raises:
+        TypeError: If an argument has the wrong type, or the optimizer is of a make
+            whose updates cannot be scaled.
+        ValueError: If an argument has a wrong value, arguments contradict each other,
+            or, before the first epoch, if they do not go with the model.
+
+    Example:
+
+    >>> callback = DiscriminativeLR(decay=2.0)
+    >>> callback.decay
+    2.0
+
+    References:
+        - [Howard and Ruder, 2018](https://arxiv.org/abs/1801.06146), section 3.1
+    """
+
+    def __init__(
+        self,
+        decay: float = _DECAY,
+        multipliers: Any = None,
+        bounds: tuple[float, float] | None = None,
+        groups: Any = "auto",
+        log: bool = True,
+    ) -> None:
+        super().__init__()
+        self.decay = _checks.number("decay", decay, 0.0, exclusive=True)
+        self.multipliers = _check_multipliers(multipliers)
+        self.bounds = _check_bounds(bounds)
+        self.groups = groups
+        self.log = bool(log)
+        given = {
+            "decay": None if self.decay == _DECAY else decay,
+            "multipliers": multipliers,
+            "bounds": bounds,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(given) > 1:
+            raise ValueError(
+                "Only one of `decay`, `multipliers` and `bounds` can be given. "
+                "Received: " + ", ".join(f"{k}={v!r}" for k, v in given.items())
+            )
+        self._groups: LayerGroups | None = None
+
+    def factors(self, model: Any) -> dict[str, float]:
+        """The factor of each variable of a model, by its path."""
+        groups = layer_groups(model, self.groups)
+        factors = self._factors(model, groups)
+        return {
+            variable_path(v): factors[variable_key(v)]
+            for group in groups
+            for v in group.variables
+        }
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        model = self.model
+        session.check(model, scale=True)
+        self._groups = layer_groups(model, self.groups)
+        factors = self._factors(model, self._groups)
+        session.warn_inexact(model)
+        running = session.join(model)
+        running.enter(self)
+        running.scale(self, {k: f for k, f in factors.items() if f not in (0.0, 1.0)})
+        running.hide(self, [v for v in model.weights if not factors[variable_key(v)]])
+        if self.bounds is not None and session.steps_taken(model) == 0:
+            high = self.bounds[1]
+            session.set_learning_rate(model, lambda rate: high)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        session.join(self.model).begin()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.log and logs is not None and self._groups is not None:
+            for group in self._groups:
+                logs[f"learning_rate/{group.name}"] = self._rate(group)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        session.join(self.model).leave(self)
+
+    def _rate(self, group: LayerGroup) -> float:
+        running = session.join(self.model)
+        trains = {variable_key(v) for v in self.model.trainable_variables}
+        rates = [
+            session.learning_rate(self.model, v) * running.factor(v)
+            for v in group.variables
+            if variable_key(v) in trains
+        ]
+        return max(rates, default=0.0)
+
+    def _factors(self, model: Any, groups: LayerGroups) -> dict[Hashable, float]:
+        """The factor of every weight of the model, by `variable_key`."""
+        given = self.multipliers
+        if isinstance(given, Mapping):
+            chosen = _by_name(model, groups, given)
+        elif callable(given):
+            chosen = {variable_key(v): _factor(given(v)) for v in model.weights}
+        else:
+            n = len(groups)
+            if given is None and self.bounds is not None:
+                given = _schedules.geometric(*self.bounds, n)
+            elif given is None:
+                given = _schedules.powers(self.decay, n)
+            if len(given) != n:
+                raise ValueError(
+                    f"Argument `multipliers` must have one factor for each of the {n} "
+                    f"groups {groups.names}. Received: multipliers={given!r}"
+                )
+            chosen = {
+                variable_key(v): factor
+                for group, factor in zip(groups, given)
+                for v in group.variables
+            }
+        return {variable_key(v): chosen.get(variable_key(v), 1.0) for v in model.weights}
+
+
+def _by_name(
+    model: Any, groups: LayerGroups, given: Mapping[str, float]
+) -> dict[Hashable, float]:
+    names: dict[Hashable, set[str]] = {}
+    for group in groups:
+        for variable in group.variables:
+            names.setdefault(variable_key(variable), set()).add(group.name)
+    for layer in all_layers(model):
+        for variable in layer.weights:
+            names.setdefault(variable_key(variable), set()).add(layer.name)
+    chosen: dict[Hashable, float] = {}
+    used: set[str] = set()
+    for variable in model.weights:
+        key, path = variable_key(variable), variable_path(variable)
+        matches = [
+            name for name in given if name in names[key] or re.search(name, path)
+        ]
+        used.update(matches)
+        if matches:
+            chosen[key] = given[max(matches, key=len)]
+    unused = [name for name in given if name not in used]
+    if unused:
+        raise ValueError(
+            "Argument `multipliers` must have names of layers or groups, or regular "
+            f"expressions on paths of variables, as keys. Received: {unused}, which "
+            f"match nothing among the groups {groups.names} and the variables of "
+            f"{model.name!r}"
+        )
+    return chosen
+
+
+def _factor(value: Any) -> float:
+    return _checks.number("multipliers", value, 0.0)
+
+
+def _check_multipliers(
+    value: Any,
+) -> list[float] | dict[str, float] | Callable[[Any], float] | None:
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(
+                    "Argument `multipliers` must have strings as keys. "
+                    f"Received: {key!r}"
+                )
+            try:
+                re.compile(key)
+            except re.error as error:
+                raise ValueError(
+                    "Argument `multipliers` must have names or regular expressions as "
+                    f"keys. Received: {key!r} ({error})"
+                ) from None
+        return {key: _factor(factor) for key, factor in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_factor(factor) for factor in value]
+    if callable(value):
+        function: Callable[[Any], float] = value
+        return function
+    raise TypeError(
+        "Argument `multipliers` must be a list, a dictionary, a callable or `None`. "
+        f"Received: multipliers={value!r}"
+    )
+
+
+def _check_bounds(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(
+            f"Argument `bounds` must be a pair `(low, high)`. Received: bounds={value!r}"
+        )
+    low, high = (_checks.number("bounds", x, 0.0, exclusive=True) for x in value)
+    if low > high:
+        raise ValueError(
+            "Argument `bounds` must be `(low, high)` with low <= high. "
+            f"Received: bounds={value!r}"
+        )
+    return low, high

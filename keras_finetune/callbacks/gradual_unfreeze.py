@@ -1,0 +1,325 @@
+"""Unfreezing a model group by group, within one `fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from keras_finetune import _checks, _schedules
+from keras_finetune._engine import keras, session
+from keras_finetune._tables import table
+from keras_finetune._triggers import MetricTrigger
+from keras_finetune.layer_groups import layer_groups
+from keras_finetune.stages import Stages
+
+_BATCH_NORM = ("follow", "frozen", "trainable")
+_FROZEN_MODES = ("keras", "inference")
+
+
+class GradualUnfreeze(keras.callbacks.Callback):  # type: ignore[misc]
+    """Trains the top of a model first, and more of it stage by stage.
+
+    Stage 0 trains the top `initial_groups` groups of layers, each later stage one
+    group more, from the top down, as ULMFiT does. A change takes effect at the next
+    batch of the same `fit`. Kept are the optimizer with its iterations and with all
+    slots of the variables that were training, the learning rate or its schedule,
+    history and callbacks; the slots of the newly trained variables are as if just
+    built. The result equals, bit for bit, fitting the frozen model, building a new
+    optimizer over the larger set with the old state copied into it, and fitting on.
+
+    A frozen stage costs what a model frozen by hand costs: no backward pass and no
+    update for frozen layers. The flags of the model end in the last stage reached; a
+    second `fit` with `initial_epoch` starts in the stage of that epoch. Layers that
+    were frozen before and are given to no group stay frozen.
+
+    Args:
+        groups: The groups of layers: `"auto"`, an integer, a list, or a
+            `LayerGroups`; see `layer_groups`.
+        every: Epochs a stage takes, or the list of the epochs (counted from 0) at which
+            one more group starts, one for each group that is left to unfreeze. With a
+            `monitor`: the epochs after which the next stage starts at the latest.
+            Defaults to 1 without a `monitor`, to no limit with one.
+        initial_groups: Groups that train from the start, counted from the top.
+        monitor: Key of the logs; the next stage starts when it stops improving.
+        mode: `"min"`, `"max"`, or `"auto"`: `"max"` for metrics whose name contains
+            `acc`, `auc`, `precision`, `recall` or `f1`, else `"min"`.
+        min_delta: Change of the metric that counts as an improvement.
+        patience: Epochs without improvement after which the next stage starts.
+        learning_rate_factor: Factor on the base learning rate at each unfreeze. Under
+            a `LearningRateSchedule` it multiplies what the schedule gives.
+        batch_norm: `"follow"`: as Keras has it, a frozen layer uses and keeps its
+            statistics, an unfrozen one those of the batch. `"frozen"`: the
+            normalisation of all groups that start frozen stays so for ever.
+            `"trainable"`: all normalisation trains always, as in fastai.
+        frozen_mode: `"keras"`: dropout and other noise in frozen groups stays active
+            while training. `"inference"`: a frozen group behaves as at inference.
+        verbose: 0 is silent, 1 announces each stage.
+
+    Attributes:
+        history: One dictionary a stage that was entered: `epoch`, `stage`, `groups`
+            (the names of those that train), `trainable_parameters`, `learning_rate`.
+
+    Raises:
+        TypeError: If an argument has the wrong type, or the optimizer is of a make
+            whose state cannot be carried over.
+        ValueError: If an argument has a wrong value; before the first epoch if it does
+            not go with the model; after it if `monitor` is not in the logs.
+
+    Example:
+
+    >>> callback = GradualUnfreeze(every=2, initial_groups=1)
+    >>> callback.every
+    2
+
+    References:
+        - [Howard and Ruder, 2018](https://arxiv.org/abs/1801.06146), section 3.3
+    """
+
+    def __init__(
+        self,
+        groups: Any = "auto",
+        every: int | Sequence[int] | None = None,
+        initial_groups: int = 1,
+        monitor: str | None = None,
+        mode: str = "auto",
+        min_delta: float = 0.0,
+        patience: int | None = None,
+        learning_rate_factor: float = 1.0,
+        batch_norm: str = "follow",
+        frozen_mode: str = "keras",
+        verbose: int = 0,
+    ) -> None:
+        super().__init__()
+        self.groups = groups
+        self.every = _check_every(every, monitor)
+        self.initial_groups = _checks.integer("initial_groups", initial_groups, 1)
+        self.monitor = monitor
+        self.mode = _checks.choice("mode", mode, ("auto", "min", "max"))
+        self.min_delta = _checks.number("min_delta", min_delta, 0.0)
+        self.patience = patience
+        self.learning_rate_factor = _checks.number(
+            "learning_rate_factor", learning_rate_factor, 0.0, exclusive=True
+        )
+        self.batch_norm = _checks.choice("batch_norm", batch_norm, _BATCH_NORM)
+        self.frozen_mode = _checks.choice("frozen_mode", frozen_mode, _FROZEN_MODES)
+        if (batch_norm, frozen_mode) == ("trainable", "inference"):
+            raise ValueError(
+                "Normalisation that always trains and frozen groups that behave as at "
+                "inference contradict each other. Received: "
+                f"batch_norm={batch_norm!r}, frozen_mode={frozen_mode!r}"
+            )
+        self.verbose = _checks.choice("verbose", verbose, (0, 1))
+        self.history: list[dict[str, Any]] = []
+        self._trigger: MetricTrigger | None = None
+        if monitor is not None:
+            self._trigger = MetricTrigger(monitor, mode, self.min_delta, patience)
+        elif patience is not None:
+            raise ValueError(
+                "Argument `patience` needs a `monitor`. "
+                f"Received: monitor=None, patience={patience!r}"
+            )
+        self._due = False
+        self._stages: Stages | None = None
+        self._stage: int | None = None
+        self._entered = False
+        self._hook: session.LoadHook | None = None
+
+    # --- before training ---------------------------------------------------------
+
+    def plan(self, model: Any, epochs: int) -> None:
+        """Prints what will happen: stages, groups, parameters and rates.
+
+        Args:
+            model: The model; its flags and its optimizer are left as they are.
+            epochs: The epochs that `fit` will run.
+        """
+        stages = self._stages_of(model)
+        known = getattr(model, "optimizer", None) is not None
+        rate = session.learning_rate(model) if known else None
+        starts: list[int] = []
+        if self._trigger is None:
+            starts = _schedules.starts(self.every, stages.last)
+        rows = []
+        for stage in range(stages.last + 1):
+            first = stage == 0
+            new = stages.trained(0) if first else stages.trained(stage)[:1]
+            if starts:
+                last = starts[stage + 1] if stage < stages.last else epochs
+                when = _span(starts[stage], min(last, epochs), epochs)
+            else:
+                when = "0" if first else f"when {self.monitor} stalls"
+            row = [
+                str(stage),
+                when,
+                ", ".join(group.name for group in reversed(new)),
+                f"{stages.parameters(stage):,}",
+            ]
+            if rate is not None:
+                row.append(f"{rate * self.learning_rate_factor**stage:.3g}")
+            rows.append(row)
+        header = ["stage", "epochs", "trains too", "trainable", "base rate"]
+        print(table(header[: 5 if known else 4], rows, right=(0, 3, 4)))
+
+    # --- the hooks ---------------------------------------------------------------
+
+    def set_model(self, model: Any) -> None:
+        super().set_model(model)
+        self._stages = self._stage = None
+        self._entered = False
+        self._unhook()
+        self._hook = session.LoadHook(model, self._enter_stage_of_file)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        stages = self._prepare()
+        session.warn_inexact(self.model)
+        running = session.join(self.model)
+        running.enter(self)
+        running.expect(stages.variables(stages.last))
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        # The first stage is entered here and not in `on_train_begin`: only now it is
+        # known in which epoch a resumed run starts.
+        self._unhook()
+        begins = not self._entered
+        if begins:
+            self._forget_from(epoch)
+        before = self._stage
+        if before is None and self.history:
+            before = self.history[-1]["stage"]
+        stage = self._stage_at(epoch, before)
+        if begins or stage != before:
+            self._enter(stage)
+        if not self.history or stage != before:
+            self._record(epoch, stage, before)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self._trigger is not None:
+            self._due = self._trigger.update(epoch, logs or {}) or self._due
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._unhook()
+        session.join(self.model).leave(self)
+
+    # --- stages ------------------------------------------------------------------
+
+    def _stages_of(self, model: Any) -> Stages:
+        groups = layer_groups(model, self.groups)
+        stages = Stages(model, groups, self.initial_groups, self.batch_norm)
+        if isinstance(self.every, list) and len(self.every) != stages.last:
+            raise ValueError(
+                "Argument `every` must list one epoch for each group that is left to "
+                f"unfreeze: {stages.last} with groups {groups.names} and "
+                f"initial_groups={self.initial_groups}; merge groups with "
+                f"`groups={len(self.every) + self.initial_groups}`. "
+                f"Received: every={self.every}"
+            )
+        return stages
+
+    def _prepare(self) -> Stages:
+        if self._stages is None:
+            session.check(self.model)
+            self._stages = self._stages_of(self.model)
+        return self._stages
+
+    def _forget_from(self, epoch: int) -> None:
+        """Drops what an earlier `fit` recorded of epochs that now run again."""
+        self.history = [entry for entry in self.history if entry["epoch"] < epoch]
+        if not self.history:
+            self._due = False
+            if self._trigger is not None:
+                self._trigger.restart()
+
+    def _stage_at(self, epoch: int, before: int | None) -> int:
+        last = self._prepare().last
+        if self._trigger is None:
+            return _schedules.stage_at(epoch, self.every, last)
+        if before is None:
+            return 0
+        since = self.history[-1]["epoch"] if self.history else epoch
+        late = self.every is not None and epoch - since >= self.every
+        return min(before + 1, last) if self._due or late else before
+
+    def _enter(self, stage: int) -> None:
+        stages = self._prepare()
+        running = session.join(self.model)
+        running.hide(self, stages.set_flags(stage))
+        if self.frozen_mode == "inference":
+            running.at_inference(self, stages.noisy_frozen_layers(stage))
+        if self.learning_rate_factor != 1.0 and session.is_scheduled(self.model):
+            running.scale_all(self, self.learning_rate_factor**stage)
+        running.apply()
+        self._stage, self._entered, self._due = stage, True, False
+
+    def _record(self, epoch: int, stage: int, before: int | None) -> None:
+        if before is not None and self.learning_rate_factor != 1.0:
+            factor = self.learning_rate_factor ** (stage - before)
+            session.set_learning_rate(self.model, lambda rate: rate * factor)
+        if self._trigger is not None:
+            self._trigger.restart(keep_best=True)
+        stages = self._prepare()
+        entry = {
+            "epoch": epoch,
+            "stage": stage,
+            "groups": [group.name for group in stages.trained(stage)],
+            "trainable_parameters": stages.parameters(stage),
+            "learning_rate": session.learning_rate(self.model),
+        }
+        self.history.append(entry)
+        if self.verbose:
+            session.announce(
+                f"Epoch {epoch + 1}: stage {stage} trains "
+                f"{', '.join(reversed(entry['groups']))}: "
+                f"{entry['trainable_parameters']:,} parameters, "
+                f"base learning rate {entry['learning_rate']:.3g}"
+            )
+
+    def _enter_stage_of_file(self, count: int) -> None:
+        """Makes the optimizer fit a file that holds `count` of its variables."""
+        stages = self._prepare()
+        running = session.join(self.model)
+        running.enter(self)
+        counts = []
+        for stage in range(stages.last + 1):
+            running.hide(self, stages.set_flags(stage))
+            running.apply()
+            counts.append(session.optimizer_size(self.model))
+            if counts[-1] == count:
+                self._stage = stage
+                return
+        raise ValueError(
+            "The file to resume from was written by an optimizer of another make, or "
+            "with other groups: it must hold the state of one of the stages "
+            f"{[[g.name for g in stages.trained(s)] for s in range(stages.last + 1)]}, "
+            f"that is {counts} variables. Received: {count} variables"
+        )
+
+    def _unhook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+
+def _check_every(every: Any, monitor: Any) -> Any:
+    if every is None:
+        return 1 if monitor is None else None
+    if not isinstance(every, (list, tuple)):
+        return _checks.integer("every", every, 1)
+    starts = [_checks.integer("every", epoch, 1) for epoch in every]
+    if not starts or sorted(set(starts)) != starts:
+        raise ValueError(
+            "Argument `every` must be a number of epochs, or a rising list of epochs "
+            f"from 1 on. Received: every={every!r}"
+        )
+    if monitor is not None:
+        raise ValueError(
+            "With a `monitor`, `every` is the number of epochs that a stage may take "
+            "at most; a list of epochs contradicts it. "
+            f"Received: every={every!r}, monitor={monitor!r}"
+        )
+    return starts
+
+
+def _span(first: int, end: int, epochs: int) -> str:
+    if first >= epochs:
+        return "not reached"
+    return str(first) if end - first <= 1 else f"{first}-{end - 1}"

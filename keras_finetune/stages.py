@@ -1,0 +1,82 @@
+"""The stages of a gradual unfreeze: which layers, variables and parameters train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_finetune._engine import flags, session
+from keras_finetune.layer_groups import LayerGroup, LayerGroups
+
+
+class Stages:
+    """The stages of one model.
+
+    Args:
+        model: The model.
+        groups: Its groups of layers, bottom to top.
+        initial_groups: Groups that train in stage 0, counted from the top.
+        batch_norm: As the argument of `GradualUnfreeze`.
+
+    Raises:
+        ValueError: If no group is left to unfreeze after stage 0.
+    """
+
+    def __init__(
+        self, model: Any, groups: LayerGroups, initial_groups: int, batch_norm: str
+    ) -> None:
+        self.model = model
+        self.groups = tuple(groups)
+        self.initial_groups = initial_groups
+        self.last = len(self.groups) - initial_groups
+        if self.last < 1:
+            raise ValueError(
+                "Argument `initial_groups` must be less than the number of groups, so "
+                f"that one is left to unfreeze. Received: initial_groups="
+                f"{initial_groups}, while the model has {len(self.groups)} groups: "
+                f"{[group.name for group in self.groups]}"
+            )
+        self._stay_frozen = session.frozen_one_by_one(model)
+        self._batch_norm_on: list[Any] = []
+        self._batch_norm_off: list[Any] = []
+        if batch_norm == "trainable":
+            self._batch_norm_on = flags.batch_norms(_layers(self.groups))
+        if batch_norm == "frozen":
+            self._batch_norm_off = flags.batch_norms(_layers(self.frozen(0)))
+
+    def trained(self, stage: int) -> tuple[LayerGroup, ...]:
+        """The groups that train in a stage."""
+        return self.groups[self.last - stage :]
+
+    def frozen(self, stage: int) -> tuple[LayerGroup, ...]:
+        """The groups that do not."""
+        return self.groups[: self.last - stage]
+
+    def set_flags(self, stage: int) -> list[Any]:
+        """Sets the model's flags; returns variables that flags cannot freeze."""
+        return flags.set_trainable(
+            self.model,
+            on=_layers(self.trained(stage)),
+            off=_layers(self.frozen(stage)),
+            batch_norm_on=self._batch_norm_on,
+            batch_norm_off=self._batch_norm_off,
+            stay_frozen=self._stay_frozen,
+        )
+
+    def noisy_frozen_layers(self, stage: int) -> list[Any]:
+        """The layers in frozen groups, those inside others included."""
+        return flags.with_inner(_layers(self.frozen(stage)))
+
+    def variables(self, stage: int) -> list[Any]:
+        """The variables that train in a stage, in the model's order."""
+        with flags.preserved(self.model):
+            hidden = {id(v) for v in self.set_flags(stage)}
+            trained = list(self.model.trainable_variables)
+        return [v for v in trained if id(v) not in hidden]
+
+    def parameters(self, stage: int) -> int:
+        """The number of parameters that train in a stage."""
+        return flags.count(self.variables(stage))
+
+
+def _layers(groups: tuple[LayerGroup, ...]) -> list[Any]:
+    return [layer for group in groups for layer in group.layers]
