@@ -20,7 +20,7 @@ _BLOCK_NAMES = tuple(
     for pattern, template in (
         # NASNet: the cell is a suffix, "separable_conv_1_bn_normal_left1_12".
         (
-            r"^(?:.*_)?(?:normal|reduction|adjust)_(?:.*_)?((?:stem_|reduce_)?\d+)$",
+            r"^(?:.*_)?(?:normal|reduction|adjust)_(?:.*?_)?((?:stem_|reduce_)?\d+)$",
             r"cell_\1",
         ),
         # MobileNet: depthwise and pointwise halves, "conv_dw_3_bn" and "conv_pw_3".
@@ -38,7 +38,7 @@ _BLOCK_NAMES = tuple(
             r"\1",
         ),
         # The first convolution of many, and EfficientNet's last: "stem_bn", "top_conv".
-        (r"^((?:.*_)?stem)(?=_|\d|$)", r"\1"),
+        (r"^((?:.*?_)??stem)(?=_|\d|$)", r"\1"),
         (r"^(top)_(?:conv|bn|activation)$", r"\1"),
         # "conv1_bn", "Conv_1", "conv_7b_ac", "pool3_conv", "mixed10", "mixed_5b".
         (r"^((?:conv|pool|mixed)_?\d+[a-z]?)(?=_|$)", r"\1"),
@@ -377,9 +377,7 @@ def _flatten(model: Any) -> list[_Unit]:
             return
         seen.add(id(layer))
         if not structure.is_model(layer):
-            name = _block_name(layer)
-            block = None if name is None else (id(owners[-1]), name)
-            units.append(_Unit(layer, fresh(layer), owners, block))
+            units.append(_Unit(layer, fresh(layer), owners, _block(layer, owners)))
             return
         start = len(units)
         owners = (*owners, layer)
@@ -393,12 +391,14 @@ def _flatten(model: Any) -> list[_Unit]:
     return units
 
 
-def _block_name(layer: Any) -> str | None:
-    """The block that a layer's name speaks of, or `None`."""
-    if not _is_named_by_keras(layer):
-        for pattern, template in _BLOCK_NAMES:
-            if match := pattern.search(layer.name):
-                return match.expand(template)
+def _block(layer: Any, owners: tuple[Any, ...]) -> _Block | None:
+    """The block that a layer's name speaks of, or that of a nested model it is in."""
+    for owner, part in itertools.pairwise((*owners, layer)):
+        name = part.name.replace("/", "_")
+        if not _is_named_by_keras(part):
+            for pattern, template in _BLOCK_NAMES:
+                if match := pattern.search(name):
+                    return id(owner), match.expand(template)
     return None
 
 
@@ -454,6 +454,10 @@ def _connect(model: Any, units: list[_Unit]) -> None:
             outputs.append(set(inside.get(id(layer), ())) or sources)
 
     connect(model, set())
+    for own in units:
+        if own.is_own:
+            for unit in inside[id(own.layer)]:
+                unit.parents.add(own)
 
 
 def _inside(units: list[_Unit]) -> dict[int, list[_Unit]]:
@@ -552,6 +556,11 @@ class _Run:
     def main(self) -> list[_Unit]:
         return [unit for unit in self.units if unit.is_main]
 
+    @property
+    def is_block(self) -> bool:
+        """Whether several layers, or one made of layers, stand together here."""
+        return len(self.main) > 1 or any(_is_composite(u.layer) for u in self.main)
+
     def absorb(self, other: _Run) -> None:
         self.units += other.units
         self.block = self.block or other.block
@@ -568,16 +577,32 @@ def _automatic(model: Any, units: list[_Unit]) -> list[_Run]:
         head = units[len(body) :]
     else:
         runs = _runs(units)
-        blocks = [i for i, run in enumerate(runs) if len(run.main) > 1]
-        # The last layer is the head of a model in which nothing tells a body.
+        # Names tell no body: what comes last is the head, and what follows the last
+        # block that parallel branches or a composite layer tell.
+        blocks = [i for i, run in enumerate(runs[:-1]) if run.is_block]
         last = blocks[-1] + 1 if blocks else len(runs) - 1
         head = [unit for run in runs[last:] for unit in run.units]
         runs = runs[:last]
-    if any(unit.variables for unit in head):
-        runs.append(_Run(head, None, HEAD))
-    elif runs:
+        if blocks:
+            runs[-1], after = _trimmed(runs[-1])
+            head = after + head
+    if runs and not any(unit.is_main for unit in head):
         runs[-1].units += head
+    else:
+        runs.append(_Run(head, None, HEAD))
     return _named(runs)
+
+
+def _trimmed(run: _Run) -> tuple[_Run, list[_Unit]]:
+    """A block without the dropout and pooling that follow it, and those."""
+    stop = 1
+    for i, (before, unit) in enumerate(itertools.pairwise(run.units), start=2):
+        joined = stop == i - 1 and (
+            _is_normalization(unit.layer) or _is_activation(unit.layer)
+        )
+        if before.tied or unit.is_main or joined:
+            stop = i
+    return _Run(run.units[:stop], run.block), run.units[stop:]
 
 
 def _body(units: list[_Unit]) -> set[_Unit]:
@@ -587,10 +612,10 @@ def _body(units: list[_Unit]) -> set[_Unit]:
     most of the model; layers beside it (a branch for metadata) are not in it.
     """
     main = {unit for unit in units if unit.is_main}
-    nested = _with_parents(_nested(units))
-    if 2 * len(main & nested) >= len(main):
-        return nested
-    blocks = _with_parents(_blocks(units))
+    nested = _nested(units)
+    if 2 * len(main.intersection(nested)) >= len(main):
+        return _with_parents(nested)
+    blocks = _with_parents(unit for unit in units if unit.block)
     if 2 * len(main & blocks) < len(main):
         return set()
     for unit in units:
@@ -606,31 +631,29 @@ def _nested(units: list[_Unit]) -> list[_Unit]:
     """The units in nested models, but for nested models that are themselves heads."""
     weighted = [unit for unit in units if unit.variables]
     level = 1
-    while (
-        len({id(u.owners[level]) if level < len(u.owners) else 0 for u in weighted})
-        == 1
-    ):
-        if len(weighted[0].owners) <= level:
+    while len({id(_owner(unit, level)) for unit in weighted}) == 1:
+        if _owner(weighted[0], level) is None:
             return []
         # Nothing but one nested model has weights: look for the body in there.
         level += 1
-    model_of = {u: id(u.owners[level]) for u in weighted if level < len(u.owners)}
-    read = {
-        model_of[parent]
-        for unit in weighted
-        for parent in unit.parents
-        if parent in model_of and model_of.get(unit) != model_of[parent]
-    }
-    return [unit for unit, model in model_of.items() if model in read]
-
-
-def _blocks(units: list[_Unit]) -> list[_Unit]:
-    """The units that are in blocks of a body, by name or as composite layers."""
-    return [
-        unit
-        for unit in units
-        if unit.block or (unit.is_main and _is_composite(unit.layer))
+    models = {id(_owner(u, level)): _owner(u, level) for u in weighted}
+    models.pop(id(None), None)
+    body = [
+        model
+        for model in models.values()
+        if any(
+            _owner(unit, level) is model
+            for unit in _with_parents(
+                u for u in weighted if _owner(u, level) is not model
+            )
+        )
     ]
+    return [u for u in units if any(_owner(u, level) is model for model in body)]
+
+
+def _owner(unit: _Unit, level: int) -> Any:
+    """The nested model that a unit is in, at a level of nesting."""
+    return unit.owners[level] if level < len(unit.owners) else None
 
 
 def _runs(units: list[_Unit]) -> list[_Run]:
