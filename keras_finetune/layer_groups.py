@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, overload
 
 from keras_finetune._engine import keras, structure
@@ -70,6 +71,7 @@ class LayerGroup:
             not among `layers`.
 
     Example:
+
     >>> import keras
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="a")])
     >>> group = layer_groups(model)[0]
@@ -105,6 +107,7 @@ class LayerGroups(Sequence[LayerGroup]):
         rest_variables: The weights of `rest`.
 
     Example:
+
     >>> import keras
     >>> model = keras.Sequential([
     ...     keras.Input((4,)),
@@ -224,18 +227,20 @@ def layer_groups(model: Any, groups: Any = "auto") -> LayerGroups:
     How `"auto"` finds them:
 
     1. Consecutive layers whose names share a block prefix (`block5_conv1`,
-       `conv4_block6_2_bn`) are a group.
-    2. Between names, a cut is made only where a single tensor passes: never within
-       parallel branches or a residual block. A skip over more than a third of the
-       model (a U-Net's) is no residual block.
+       `conv4_block6_2_bn`) are a group with that name.
+    2. Where names tell nothing, a cut is made only where a single tensor passes: never
+       within parallel branches or a residual block. (A skip over more than a third of
+       the model, as in a U-Net, ties nothing.)
     3. Any other layer with weights is a group of its own. Normalization, activations,
        dropout and pooling belong to the layer below them.
-    4. What follows the pre-trained body (a nested model, else the last block) is the
-       `"head"`.
+    4. What follows the pre-trained body is the `"head"`: what no layer of the nested
+       models, or else of the last block, depends on. In a model without blocks it is
+       the last layer with weights, in one with several outputs the last ones.
 
     Nested models are expanded; any other composite layer stands as a whole. A
     subclassed model has no graph: its layers are taken in the order of creation. A
-    layer that is used several times belongs to the group of its first use.
+    layer that is used several times belongs to the group of its first use. Groups of
+    layers without a block prefix are named after their first layer with weights.
 
     Args:
         model: A built Keras model.
@@ -258,6 +263,7 @@ def layer_groups(model: Any, groups: Any = "auto") -> LayerGroups:
             in two entries, or a trainable layer is in none.
 
     Example:
+
     >>> import keras
     >>> model = keras.Sequential([
     ...     keras.Input((4,)),
@@ -287,11 +293,12 @@ def layer_groups(model: Any, groups: Any = "auto") -> LayerGroups:
     units = _flatten(model)
     if isinstance(groups, str) and groups == "auto":
         return _from_runs(_automatic(model, units))
-    if isinstance(groups, int) and not isinstance(groups, bool):
-        return _from_runs(_merged(_automatic(model, units), groups))
+    if isinstance(groups, Integral) and not isinstance(groups, bool):
+        return _from_runs(_merged(_automatic(model, units), int(groups)))
     if isinstance(groups, (list, tuple)):
         return _listed(model, units, groups)
-    raise TypeError(
+    error = ValueError if isinstance(groups, str) else TypeError
+    raise error(
         'Argument `groups` must be "auto", an integer, a list (of layers, layer names, '
         "regular expressions on variable paths, or lists of those) or a `LayerGroups`. "
         f"Received: groups={groups!r} (of type {type(groups).__name__})"
@@ -802,6 +809,7 @@ def _balance(sizes: Sequence[int], count: int) -> list[tuple[int, int]]:
         Start and stop of each part. Among equals, the sum of squares decides.
 
     Example:
+
     >>> _balance([4, 1, 1, 4], 3)
     [(0, 1), (1, 3), (3, 4)]
     """
