@@ -1,0 +1,304 @@
+"""Norms of the weights in the logs of `fit`."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+from keras_finetune import _checks
+from keras_finetune._engine import keras, reduction, structure
+from keras_finetune._engine.structure import variable_key, variable_path
+from keras_finetune.layer_groups import layer_groups
+
+
+class WeightNormLogger(keras.callbacks.Callback):
+    """Logs the norm of the trainable weights while a model trains.
+
+    At the end of each epoch `logs` gets `"weight_norm"`, the norm of all trainable
+    weights together as if they were one long vector, so that `History`, `CSVLogger`,
+    `TensorBoard`, `EarlyStopping` and every other callback after this one sees it. It
+    is computed in one compiled pass over the weights: float32 sums for half types,
+    each shared weight once, one replica of a distributed weight.
+
+    With `by="group"`, `"layer"` or `"variable"` there is also `"weight_norm/<name>"`
+    for each of them. The keys are the same in every epoch: a part none of whose weights
+    trains yet has the value NaN. A layer is what `model.layers` lists, nested models
+    expanded; where two have the same name, the models around them are named too.
+
+    With `updates=True` there are also `"update_ratio"` and its parts, the norm of the
+    change since the last measurement over the norm now, and with `distance=True`
+    `"weight_distance"`, the norm of the change since the start of training. A weight
+    that is unfrozen later starts where it was. Each of the two keeps one copy of the
+    trainable weights.
+
+    `callback.history` is a list with one dictionary for each measurement: the epoch
+    (counted from 0), the step with a frequency in batches, and the values;
+    `keras_finetune.plotting.plot_history` draws it.
+
+    Args:
+        by: `"model"` (default), `"group"`, `"layer"` or `"variable"`: what gets a norm
+            of its own beside the model.
+        order: The norm: 1 (the sum of absolute values), 2 (default: Euclidean, for a
+            matrix Frobenius), `float("inf")` (the largest absolute value), or
+            `"spectral"`: the largest singular value of the matrices, kernels with more
+            dimensions as matrices with one column for each output; weights with fewer
+            dimensions than two are left out, and several matrices together have the
+            largest of their norms.
+        frequency: `"epoch"` (default), or an integer n: every n batches instead. These
+            measurements are kept in `callback.history` and stay out of `logs`.
+        select: Which weights count: a regular expression that is searched for in the
+            variable's path (`"kernel$"`), or a callable that takes a variable and
+            returns a bool. Defaults to all.
+        updates: Whether to log the relative size of the updates.
+        distance: Whether to log the distance from the start of training.
+        groups: What the groups are for `by="group"`, in the words of `layer_groups`.
+        log_dir: A directory for TensorBoard: every measurement is also written there,
+            by epoch or by step. Needs the package `tensorboard`.
+
+    Raises:
+        ValueError: If an argument is out of range; at the start of training if `select`
+            selects nothing, or if the model has no weights yet but their start is
+            asked for.
+        TypeError: If an argument has the wrong type.
+        ImportError: If `log_dir` is given and `tensorboard` is not installed.
+
+    Example:
+    >>> import keras, numpy
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="a")])
+    >>> model.set_weights([numpy.array([[2.0], [1.0]]), numpy.array([2.0])])
+    >>> model.compile(keras.optimizers.SGD(0.0), "mse")
+    >>> norms = WeightNormLogger(by="variable", select="kernel|bias", distance=True)
+    >>> history = model.fit(
+    ...     numpy.ones((4, 2)), numpy.ones((4, 1)), verbose=0, callbacks=[norms]
+    ... )
+    >>> history.history["weight_norm"], history.history["weight_distance"]
+    ([3.0], [0.0])
+
+    References:
+    - [TensorFlow Addons' tutorial on conditional gradients](
+      https://www.tensorflow.org/addons/tutorials/optimizers_conditionalgradient), whose
+      `frobenius_norm` over `model.trainable_weights` is `"weight_norm"`.
+    - [Miyato et al., 2018](https://arxiv.org/abs/1802.05957) for the spectral norm of a
+      convolution kernel as a matrix.
+    """
+
+    def __init__(
+        self,
+        by: str = "model",
+        order: float | str = 2,
+        frequency: str | int = "epoch",
+        select: str | Callable[[Any], bool] | None = None,
+        updates: bool = False,
+        distance: bool = False,
+        groups: Any = "auto",
+        log_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.by = _checks.choice("by", by, ("model", "group", "layer", "variable"))
+        self.order = _checks.choice("order", order, (1, 2, math.inf, "spectral"))
+        if frequency != "epoch" and isinstance(frequency, str):
+            raise ValueError(
+                'Argument `frequency` must be "epoch" or an integer >= 1. '
+                f"Received: frequency={frequency!r}"
+            )
+        if frequency != "epoch":
+            frequency = _checks.integer("frequency", frequency, 1)
+        self.frequency: Any = frequency
+        self.select = select
+        self._selects = _predicate(select)
+        self.updates = updates
+        self.distance = distance
+        self.groups = groups
+        self.log_dir = log_dir
+        if log_dir is not None:
+            _writer_class()
+        self._writer: Any = None
+        self.history: list[dict[str, float]] = []
+        # Only where they are needed: Keras waits for the device before a batch hook.
+        if frequency != "epoch":
+            self.on_train_batch_end = self._after_batch
+        if updates or distance:
+            self.on_train_batch_begin = self._before_batch
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Looks at the weights before they move."""
+        asked = {"update_ratio": self.updates, "weight_distance": self.distance}
+        changes = [kind for kind, is_asked in asked.items() if is_asked]
+        self._norms = reduction.WeightNorms(self.order, "weight_norm", changes)
+        self._parts: dict[str, list[Hashable]] = {}
+        self._epoch = self._step = self._steps_before = 0
+        self.history = []
+        if structure.is_built(self.model):
+            self._find_parts()
+            self._norms.remember(self._training())
+        elif changes:
+            raise ValueError(
+                "`updates` and `distance` need the weights before training. Build the "
+                "model before `fit`: call it once on data, or call "
+                f"`model.build(input_shape)`. Received: model={self.model!r}"
+            )
+        self._close()
+        if self.log_dir is not None:
+            self._writer = _writer_class()(os.fspath(self.log_dir))
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Counts steps so that they go on where a resumed training stopped."""
+        steps = (self.params or {}).get("steps")
+        self._epoch = epoch
+        self._step = self._steps_before = epoch * steps if steps else self._step
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Measures, and writes into the logs."""
+        if self.frequency == "epoch":
+            values = self._record({"epoch": epoch}, epoch)
+            if logs is not None:
+                logs.update(values)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Lets the copies of the weights go."""
+        self._norms.forget()
+        self._close()
+
+    def _before_batch(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        # Callbacks after this one may have unfrozen weights since the epoch began.
+        if self._norms.remembered < len(self._parts[""]):
+            self._norms.remember(self._training())
+
+    def _after_batch(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        # Several batches pass at once with `steps_per_execution`.
+        before, self._step = self._step, self._steps_before + batch + 1
+        if self._step // self.frequency > before // self.frequency:
+            self._record({"epoch": self._epoch, "step": self._step}, self._step)
+
+    def _record(self, when: dict[str, Any], step: int) -> dict[str, float]:
+        values = self._measure()
+        self.history.append({**when, **values})
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+        return values
+
+    def _measure(self) -> dict[str, float]:
+        reduction.pull_state(self.model)
+        if not self._parts:
+            self._find_parts()
+        variables = self._training()
+        self._norms.remember(variables)
+        rows = self._norms.measure(variables)
+        if self.updates:
+            self._norms.renew("update_ratio", variables)
+        position = {variable_key(v): i for i, v in enumerate(variables)}
+        values: dict[str, float] = {}
+        for part, own in self._parts.items():
+            here = [position[key] for key in own if key in position]
+            for kind, row in rows.items():
+                value = reduction.combine(row[here], self.order)
+                if kind == "update_ratio":
+                    norm = values[f"weight_norm{part}"]
+                    value = value / norm if norm else value and math.inf
+                values[f"{kind}{part}"] = value
+        return values
+
+    def _training(self) -> list[Any]:
+        return [v for v in reduction.training_variables(self.model) if self._counts(v)]
+
+    def _counts(self, variable: Any) -> bool:
+        is_measured = self.order != "spectral" or len(variable.shape) > 1
+        return is_measured and bool(self._selects(variable))
+
+    def _find_parts(self) -> None:
+        """Finds the weights that may ever train, and which parts they make."""
+        candidates = reduction.trainable_if_unfrozen(self.model)
+        weights = [v for v in candidates if self._counts(v)]
+        if candidates and not weights:
+            paths = ", ".join(repr(variable_path(v)) for v in candidates[:8])
+            raise ValueError(
+                "Argument `select` must select a weight (a matrix for the spectral "
+                f"norm) of the model, whose first weights are {paths}. "
+                f"Received: select={self.select!r}"
+            )
+        self._parts = {"": [variable_key(v) for v in weights]}
+        rest = set(self._parts[""])
+        paths_of: list[tuple[list[str], list[Hashable]]] = []
+        for path, variables in self._split(weights):
+            own = [key for key in map(variable_key, variables) if key in rest]
+            rest.difference_update(own)  # a shared weight is of the first that has it
+            if own:
+                paths_of.append((path, own))
+        names = _distinct([path for path, _ in paths_of])
+        self._parts |= {
+            f"/{name}": own for name, (_, own) in zip(names, paths_of, strict=True)
+        }
+
+    def _split(self, weights: list[Any]) -> Iterator[tuple[list[str], Any]]:
+        """The parts of the model, each by its path and its weights."""
+        if self.by == "variable":
+            yield from (([variable_path(v)], [v]) for v in weights)
+        elif self.by == "group":
+            for group in layer_groups(self.model, self.groups):
+                yield [group.name], group.variables
+        elif self.by == "layer":
+            yield from _layers(self.model, [])
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _predicate(select: Any) -> Callable[[Any], bool]:
+    if select is None:
+        return lambda variable: True
+    if isinstance(select, str):
+        try:
+            pattern = re.compile(select)
+        except re.error as error:
+            raise ValueError(
+                "Argument `select` must be a valid regular expression. "
+                f"Received: select={select!r}"
+            ) from error
+        return lambda variable: pattern.search(variable_path(variable)) is not None
+    if callable(select):
+        return select
+    raise TypeError(
+        "Argument `select` must be a regular expression, a callable or None. "
+        f"Received: select={select!r}"
+    )
+
+
+def _layers(model: Any, outer: list[str]) -> Iterator[tuple[list[str], Any]]:
+    """The layers of a model, nested models expanded, and its own weights last."""
+    for layer in structure.sublayers(model):
+        path = [*outer, str(layer.name)]
+        if structure.is_model(layer):
+            yield from _layers(layer, path)
+        else:
+            yield path, structure.weights(layer)
+    yield outer or [str(model.name)], structure.weights(model)
+
+
+def _distinct(paths: list[list[str]]) -> list[str]:
+    """The last word of each path where it is unique, else the path, else a number."""
+    short = Counter(path[-1] for path in paths)
+    names = [p[-1] if short[p[-1]] == 1 else "/".join(p) for p in paths]
+    seen: Counter[str] = Counter()
+    for i, name in enumerate(names):
+        seen[name] += 1
+        names[i] = name if seen[name] == 1 else f"{name}#{seen[name]}"
+    return names
+
+
+def _writer_class() -> Any:
+    try:
+        return importlib.import_module("tensorboard.summary").Writer
+    except ImportError as error:
+        raise ImportError(
+            "Argument `log_dir` needs the package `tensorboard`: "
+            "`pip install keras-finetune[tensorboard]`."
+        ) from error
