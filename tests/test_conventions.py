@@ -56,10 +56,13 @@ def built_model():
 
 # By the name of a required argument: what makes a valid one.
 VALID = {
+    "layer": lambda: keras.layers.Dense(2),
     "learning_rate": lambda: 0.1,
     "model": built_model,
     "rate": lambda: 0.5,
+    "samples": lambda: np.full((4, 2, 3), 1 / 3),
     "select": lambda: "bias",
+    "stddev": lambda: 0.5,
     "x": lambda: np.zeros((2, 3), "float32"),
 }
 
