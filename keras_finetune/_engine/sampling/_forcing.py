@@ -1,0 +1,51 @@
+"""Layers that run as in training, whoever calls them and with whatever argument.
+
+It is done on the instance and not through `model(x, training=True)`, which would also
+run every `BatchNormalization` in training mode and move its statistics.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from ..patches import Patch
+
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+
+
+def forced(layers: Iterable[Any]) -> list[Patch]:
+    """The patches under which `layers` run as in training."""
+    return [Patch(layer, "call", _as_in_training(layer.call)) for layer in layers]
+
+
+@contextmanager
+def silence(active: bool) -> Iterator[None]:
+    """Take the force away for the calls of a block."""
+    token = _silent.set(active or _silent.get())
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+
+
+def _as_in_training(call: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(call)
+    names = list(signature.parameters)
+    position = names.index("training") if "training" in names else None
+
+    def call_in_training(*args: Any, **kwargs: Any) -> Any:
+        if position is None or _silent.get():
+            return call(*args, **kwargs)
+        if len(args) > position:
+            args = (*args[:position], True, *args[position + 1 :])
+        else:
+            kwargs = {**kwargs, "training": True}
+        return call(*args, **kwargs)
+
+    # Keras 2 looks at the signature to see whether a cell takes `training`.
+    call_in_training.__signature__ = signature  # type: ignore[attr-defined]
+    return call_in_training

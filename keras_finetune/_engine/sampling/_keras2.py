@@ -1,0 +1,329 @@
+"""What Monte Carlo prediction asks of Keras 2.15 and `tf_keras`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib import import_module
+from typing import Any
+
+import tensorflow as tf
+
+from .. import keras
+from ..patches import Patch, patched
+from . import _tensorflow as array
+from ._draws import Fold, fold_draw, fold_dropout
+from ._forcing import forced, silence
+
+# `keras.src.engine` or `tf_keras.src.engine`: the layer class knows which.
+_engine = keras.layers.Layer.__module__.rpartition(".")[0]
+_call_context = import_module(f"{_engine}.base_layer_utils").call_context
+_Functional = import_module(f"{_engine}.functional").Functional
+_DataHandler = import_module(f"{_engine}.data_adapter").get_data_handler
+_saving = f"{_engine.rpartition('.')[0]}.saving.serialization_lib"
+_SafeModeScope = import_module(_saving).SafeModeScope
+
+# ------------------------------------------------------------------ layers of a model
+
+
+def flatten_layers(layer: Any) -> list[Any]:
+    """A layer and all layers inside it, each once."""
+    found = {id(part): part for part in layer._flatten_layers()}
+    return list(found.values())
+
+
+def call_parameters(layer: Any) -> list[str]:
+    return list(inspect.signature(layer.call).parameters)
+
+
+def symbol(layer: Any) -> str:
+    """The TensorFlow function that a layer wraps."""
+    return str(getattr(layer, "symbol", "") or "")
+
+
+def owns_generator(layer: Any) -> bool:
+    return hasattr(layer, "_random_generator")
+
+
+def is_augmentation(layer: Any) -> bool:
+    """Whether Keras made the layer to change its inputs in training."""
+    return ".layers.preprocessing" in type(layer).__module__
+
+
+def variables(model: Any) -> list[Any]:
+    """What a compiled call must be given: TensorFlow sees variables by itself."""
+    return []
+
+
+def seeds(layers: Iterable[Any]) -> list[Any]:
+    """The layers that draw with a generator of their own."""
+    return [layer for layer in layers if owns_generator(layer)]
+
+
+# ------------------------------------------------------------------ functional graphs
+
+
+def opened(model: Any) -> Any | None:
+    """The graph that a call of `model` walks, or `None` if `call` is the user's."""
+    if not isinstance(model, keras.Model):
+        return None
+    kind = type(model)
+    known = (_Functional.call, keras.Sequential.call)
+    plain = kind.call in known and kind.__call__ is keras.Model.__call__
+    return model if plain and model._is_graph_network else None
+
+
+class Node:
+    """One call of one layer."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+        self.operation = node.layer
+        self.inputs = node.keras_inputs
+        self.outputs = tf.nest.flatten(node.outputs)
+        named = node.call_kwargs
+        self.plain = len(node.call_args) == 1 and set(named) <= {"training"}
+        # What the transfer learning guide does with a backbone: its dropout is off
+        # in `fit` too.
+        self.silenced = named.get("training") is False
+
+    def arguments(self, tensors: dict[int, Any]) -> tuple[Any, Any]:
+        # Keras takes one value off the list for each use.
+        uses = len(self._node.flat_input_ids)
+        return self._node.map_arguments(
+            {str(key): [value] * uses for key, value in tensors.items()}
+        )
+
+
+def nodes(model: Any) -> Iterator[Node]:
+    """The calls of a graph, in the order in which Keras runs them."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if not node.is_input:
+                yield Node(node)
+
+
+def call(node: Node, args: Any, kwargs: Any) -> list[Any]:
+    """Call a layer in inference mode."""
+    # `training=True`, given when the model was made, would move statistics.
+    if kwargs.get("training") is not None:
+        kwargs = {**kwargs, "training": False}
+    with silence(node.silenced):
+        return tf.nest.flatten(node.operation(*args, **kwargs))
+
+
+def standardize(graph: Any, inputs: Any) -> list[Any]:
+    """Inputs in the order, rank and dtype of the graph's own."""
+    flat = graph._flatten_to_reference_inputs(inputs)
+    return [
+        graph._conform_to_reference_input(x, ref_input=symbolic)
+        for x, symbolic in zip(flat, graph.inputs, strict=True)
+    ]
+
+
+def input_names(graph: Any) -> list[str]:
+    return list(graph.input_names)
+
+
+def output_structure(graph: Any) -> Any:
+    return graph._nested_outputs
+
+
+def flatten(structure: Any) -> list[Any]:
+    return tf.nest.flatten(structure)
+
+
+def pack(structure: Any, flat: Sequence[Any]) -> Any:
+    return tf.nest.pack_sequence_as(structure, list(flat))
+
+
+def get_mask(x: Any) -> Any:
+    return getattr(x, "_keras_mask", None)
+
+
+def set_mask(x: Any, mask: Any) -> None:
+    x._keras_mask = mask
+
+
+# ----------------------------------------------------------------------------- copies
+
+
+def clone(model: Any, function: Callable[[Any], Any]) -> Any:
+    """A model of the layers that `function` gives for those of `model`."""
+    return keras.models.clone_model(model, clone_function=function)
+
+
+def trusting() -> AbstractContextManager[None]:
+    """Let a `Lambda` be made from a configuration that is in memory anyway."""
+    return _SafeModeScope(safe_mode=False)
+
+
+# --------------------------------------------------------------------------- sampling
+
+
+@contextmanager
+def isolated(
+    model: Any,
+    layers: Sequence[Any],
+    seeds: Sequence[Any],
+    keys: Any,
+    states: Sequence[tuple[Any, Any]],
+    fold: Fold | None,
+) -> Iterator[None]:
+    """Call layers so that nothing of them changes.
+
+    In inference mode Keras 2 assigns nothing. Random layers draw with a generator of
+    ours, so theirs do not advance; losses that calls add are taken off again.
+    With a `fold`, `layers` run as in training and draw with `keys`, one row a seed.
+    """
+    own = flatten_layers(model)
+    before = [(layer, list(layer._losses), list(layer._eager_losses)) for layer in own]
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(_inference(model))
+            if fold is not None:
+                stack.enter_context(patched(forced(layers)))
+                stack.enter_context(
+                    patched(
+                        Patch(layer, "_random_generator", _Draws(layer, keys[i], fold))
+                        for i, layer in enumerate(seeds)
+                    )
+                )
+            # A user's layer may hold `if tensor:`, as in Keras's own `predict`.
+            stack.enter_context(_autograph())
+            yield
+    finally:
+        for layer, losses, eager_losses in before:
+            layer._losses[:] = losses
+            layer._thread_local._eager_losses = eager_losses
+
+
+def _inference(model: Any) -> Any:
+    """The context of a call of `model` with `training=False`."""
+    context = _call_context()
+    state = {"layer": model, "inputs": None, "build_graph": True}
+    # `tf_keras` after 2.15 carries any argument through the stack of calls.
+    if "training" in inspect.signature(context.enter).parameters:
+        return context.enter(training=False, **state)
+    return context.enter(call_context_args={"training": False}, **state)
+
+
+def _autograph() -> Any:
+    current = tf.__internal__.autograph.control_status_ctx()
+    return type(current)(status=type(current.status).ENABLED)
+
+
+class _Draws:
+    """Stands for the `RandomGenerator` of a layer: stateless, keyed, folded."""
+
+    def __init__(self, layer: Any, key: Any, fold: Fold) -> None:
+        self._layer = layer
+        self._key = key
+        self._fold = fold
+        self._count = 0
+
+    def _seed(self) -> Any:
+        self._count += 1
+        return self._key + tf.constant([0, self._count], self._key.dtype)
+
+    def dropout(self, inputs: Any, rate: Any, noise_shape: Any = None) -> Any:
+        seed = self._seed()
+        noise = None if noise_shape is None else array.sizes(noise_shape)
+        own = getattr(self._layer, "noise_shape", None)
+        if noise is not None and own:
+            # A shape that Keras turned into a tensor hides the ones in it.
+            noise = [
+                part if size is None else int(size)
+                for part, size in zip(noise, own, strict=True)
+            ]
+
+        def draw(x: Any, noise: Any) -> Any:
+            if noise is not None:
+                sizes = array.shape(x)
+                noise = [
+                    s if n is None else n for n, s in zip(noise, sizes, strict=True)
+                ]
+            return tf.nn.experimental.stateless_dropout(
+                x, rate=rate, seed=seed, noise_shape=noise
+            )
+
+        return fold_dropout(draw, inputs, noise, self._fold, array)
+
+    def random_normal(
+        self,
+        shape: Any,
+        mean: float = 0.0,
+        stddev: float = 1.0,
+        dtype: Any = None,
+        nonce: Any = None,
+    ) -> Any:
+        return self._draw(
+            tf.random.stateless_normal, shape, mean=mean, stddev=stddev, dtype=dtype
+        )
+
+    def random_uniform(
+        self,
+        shape: Any,
+        minval: float = 0.0,
+        maxval: float | None = None,
+        dtype: Any = None,
+        nonce: Any = None,
+    ) -> Any:
+        maxval = 1.0 if maxval is None else maxval
+        return self._draw(
+            tf.random.stateless_uniform,
+            shape,
+            minval=minval,
+            maxval=maxval,
+            dtype=dtype,
+        )
+
+    def truncated_normal(
+        self,
+        shape: Any,
+        mean: float = 0.0,
+        stddev: float = 1.0,
+        dtype: Any = None,
+        nonce: Any = None,
+    ) -> Any:
+        return self._draw(
+            tf.random.stateless_truncated_normal,
+            shape,
+            mean=mean,
+            stddev=stddev,
+            dtype=dtype,
+        )
+
+    def make_seed_for_stateless_op(self) -> Any:
+        return self._seed()
+
+    def _draw(self, function: Any, shape: Any, dtype: Any, **options: Any) -> Any:
+        seed = self._seed()
+        dtype = dtype or keras.backend.floatx()
+        return fold_draw(
+            lambda new: function(new, seed=seed, dtype=dtype, **options),
+            shape,
+            self._fold,
+            array,
+        )
+
+
+# ------------------------------------------------------------------------------- data
+
+
+def batches(
+    model: Any, x: Any, batch_size: int, steps: int | None
+) -> tuple[Iterator[Any], int | None]:
+    """The inputs batch by batch, as `predict` would read them, and how many."""
+    handler = _DataHandler(
+        x=x, batch_size=batch_size, steps_per_epoch=steps, epochs=1, model=model
+    )
+
+    def read() -> Iterator[Any]:
+        for _, iterator in handler.enumerate_epochs():
+            with handler.catch_stop_iteration():
+                for _ in handler.steps():
+                    yield keras.utils.unpack_x_y_sample_weight(next(iterator))[0]
+
+    return read(), handler.inferred_steps
