@@ -489,6 +489,15 @@ def _legacy_patches(leaf: Any, factor: Callable[[Any], float]) -> list[Patch]:
 # --- files -----------------------------------------------------------------------
 
 
+def epoch_of_checkpoint(model: Any) -> int | None:
+    """The epoch in which the checkpoint was written that `fit` resumes from, if any."""
+    state = getattr(model, "_training_state", None)
+    if state is None:
+        return None
+    epoch = int(state._ckpt_saved_epoch.numpy())
+    return None if epoch == state.CKPT_SAVED_EPOCH_UNUSED_VALUE else epoch
+
+
 def load_patch(optimizer: Any, prepare: Callable[[int], None]) -> Patch | None:
     """Checkpoints of Keras 2 do not depend on the stage: nothing to do."""
     del optimizer, prepare

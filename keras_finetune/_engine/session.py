@@ -298,6 +298,11 @@ def optimizer_size(model: Any) -> int:
     return len(model.optimizer.variables)
 
 
+def epoch_of_checkpoint(model: Any) -> int | None:
+    """The epoch in which the checkpoint was written that `fit` resumes from, if any."""
+    return world.epoch_of_checkpoint(model)
+
+
 def announce(message: str) -> None:
     """Prints a line below the progress bar."""
     print(f"\n{message}", flush=True)

@@ -122,6 +122,7 @@ class GradualUnfreeze(keras.callbacks.Callback):  # type: ignore[misc]
         self._stages: Stages | None = None
         self._stage: int | None = None
         self._entered = False
+        self._saved_epoch: int | None = None
         self._hook: session.LoadHook | None = None
 
     # --- before training ---------------------------------------------------------
@@ -175,6 +176,7 @@ class GradualUnfreeze(keras.callbacks.Callback):  # type: ignore[misc]
         running = session.join(self.model)
         running.enter(self)
         running.expect(stages.variables(stages.last))
+        self._saved_epoch = session.epoch_of_checkpoint(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # The first stage is entered here and not in `on_train_begin`: only now it is
@@ -186,6 +188,12 @@ class GradualUnfreeze(keras.callbacks.Callback):  # type: ignore[misc]
         before = self._stage
         if before is None and self.history:
             before = self.history[-1]["stage"]
+        elif before is None and self._trigger is None:
+            # Read here too: `BackupAndRestore` may begin after this callback.
+            saved = self._saved_epoch
+            if saved is None:
+                saved = session.epoch_of_checkpoint(self.model)
+            before = None if saved is None else self._stage_at(saved, None)
         stage = self._stage_at(epoch, before)
         if begins or stage != before:
             self._enter(stage)

@@ -1,0 +1,71 @@
+"""A killed run goes on where it was: BackupAndRestore beside our callbacks."""
+
+import numpy as np
+import pytest
+import reference
+
+from keras_finetune import DiscriminativeLR, GradualUnfreeze
+from keras_finetune._engine import keras
+
+GROUPS = ["low", "middle", "head"]
+DATA = reference.make_data()
+
+
+class Killed(Exception):
+    pass
+
+
+def run(directory, *, order, kill_after=None, epochs=6, optimizer=None):
+    """One process: builds everything anew, fits, and may be killed."""
+    model = reference.make_model()
+    optimizer = optimizer or (
+        lambda: keras.optimizers.AdamW(0.02, weight_decay=0.1, use_ema=True)
+    )
+    reference.compile_model(model, optimizer())
+    backup = keras.callbacks.BackupAndRestore(str(directory))
+    ours = [
+        GradualUnfreeze(groups=GROUPS, every=2, learning_rate_factor=0.5),
+        DiscriminativeLR(groups=GROUPS),
+    ]
+
+    def kill(epoch, logs):
+        if epoch == kill_after:
+            raise Killed
+
+    # It dies in the epoch after the backup, so that one is there.
+    killer = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs=None: kill(epoch - 1, logs)
+    )
+    callbacks = [backup, *ours] if order == "backup first" else [*ours, backup]
+    history = reference.fit(
+        model, DATA, epochs=epochs, callbacks=[*callbacks, killer]
+    )
+    return model, history.history
+
+
+@pytest.mark.parametrize("order", ["backup first", "backup last"])
+@pytest.mark.parametrize("kill_after", [0, 1, 2, 4])
+def test_a_killed_run_resumes_exactly(order, kill_after, tmp_path):
+    whole, history = run(tmp_path / "whole", order=order)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", order=order, kill_after=kill_after)
+    resumed, rest = run(tmp_path / "killed", order=order)
+    one, other = reference.weights(resumed), reference.weights(whole)
+    assert reference.difference(one, other) == 0
+    one, other = reference.optimizer_state(resumed), reference.optimizer_state(whole)
+    assert reference.difference(one, other) == 0
+    for key, values in rest.items():
+        assert np.array_equal(values, history[key][kill_after + 1 :]), key
+
+
+@pytest.mark.keras3
+def test_a_backup_of_other_groups_is_refused(tmp_path):
+    with pytest.raises(Killed):
+        run(tmp_path, order="backup first", kill_after=1)
+    model = reference.compile_model(reference.make_model(), "sgd")
+    callbacks = [
+        keras.callbacks.BackupAndRestore(str(tmp_path)),
+        GradualUnfreeze(groups=GROUPS),
+    ]
+    with pytest.raises(ValueError, match="file to resume from"):
+        reference.fit(model, DATA, epochs=3, callbacks=callbacks)
