@@ -175,7 +175,7 @@ class _TensorFlowPass:
         # The variables are captured, not passed: 158 arguments would take longer to
         # pass than MobileNetV2 takes to read. Of a mirrored variable TensorFlow reads
         # one replica.
-        values = [getattr(variable, "value", variable) for variable in variables]
+        values = [v.value for v in variables] if KERAS_3 else list(variables)
         on_cpu = all("CPU" in str(value.device) for value in values)
 
         def read() -> list[Any]:
@@ -233,10 +233,11 @@ class _JaxPass:
             return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
         def norm(x: Any) -> Any:
+            # XLA adds a vector as a tree, but a matrix of 60 by 60 in one chain.
             if order == 1:
-                return jnp.sum(jnp.abs(x))
+                return jnp.sum(jnp.abs(x.reshape(-1)))
             if order == 2:
-                return jnp.sqrt(jnp.sum(jnp.square(x)))
+                return jnp.sqrt(jnp.sum(jnp.square(x.reshape(-1))))
             if order == math.inf:
                 return jnp.max(jnp.abs(x))
             matrix = x.reshape(-1, x.shape[-1])

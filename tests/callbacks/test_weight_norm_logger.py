@@ -386,7 +386,7 @@ def variable(value, dtype="float32"):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_half_types_are_summed_in_float32(dtype, order):
+def test_half_types_are_summed_in_more_digits(dtype, order):
     # The sum of squares is 480,000: more than float16 holds.
     values = np.linspace(-20, 20, 3600).reshape(60, 60).astype("float32")
     weight = variable(values, dtype)
@@ -405,13 +405,13 @@ def test_half_types_are_summed_in_float32(dtype, order):
 
 
 @pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("shape", [(60, 60), (32, 32), (9, 1111), (2**24 + 2**20 + 3,)])
 @pytest.mark.parametrize("value", [0.1, 1.9])
-def test_large_layers_lose_no_digits(order, value):
-    # Equal terms are the worst case: each addition rounds in the same direction. One
-    # chain of float32 additions would end at 2**24 terms.
-    values = np.full((2**24 + 2**20 + 3,), value, "float32")
-    values[-3:] = 0.25
-    expected = np.linalg.norm(values.astype("float64"), order)
+def test_equal_terms_lose_no_digits(order, shape, value):
+    # The worst case: each addition of a chain rounds in the same direction, and one
+    # long chain in float32 would end at 2**24 terms.
+    values = np.full(shape, value, "float32")
+    expected = np.linalg.norm(values.astype("float64").ravel(), order)
     measured = reduction.WeightNorms(order, "norm").measure([variable(values)])
     np.testing.assert_allclose(measured["norm"], [expected], **CLOSE)
 
