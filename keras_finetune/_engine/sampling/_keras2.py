@@ -82,7 +82,8 @@ class Node:
         self.operation = node.layer
         self.inputs = node.keras_inputs
         self.outputs = tf.nest.flatten(node.outputs)
-        named = node.call_kwargs
+        # A nested model that is called with more than its inputs stays closed.
+        named = {k: v for k, v in node.call_kwargs.items() if v is not None}
         self.plain = len(node.call_args) == 1 and set(named) <= {"training"}
         # What the transfer learning guide does with a backbone: its dropout is off
         # in `fit` too.

@@ -93,7 +93,8 @@ class Node:
         self.operation = node.operation
         self.inputs = node.input_tensors
         self.outputs = node.outputs
-        named = set(node.arguments.kwargs)
+        # A nested model that is called with more than its inputs stays closed.
+        named = {k for k, v in node.arguments.kwargs.items() if v is not None}
         self.plain = len(node.arguments.args) == 1 and named <= {"training"}
 
     def arguments(self, tensors: dict[int, Any]) -> tuple[Any, Any]:
