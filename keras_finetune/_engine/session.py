@@ -17,16 +17,16 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 from keras_finetune._engine import KERAS_3
 from keras_finetune._engine.patches import Patch, patched
 from keras_finetune._engine.structure import all_layers, variable_key
 
-if KERAS_3:
-    from keras_finetune._engine import keras3 as world
-else:
-    from keras_finetune._engine import keras2 as world
+world: Any = import_module(
+    "keras_finetune._engine.keras3" if KERAS_3 else "keras_finetune._engine.keras2"
+)
 
 _GUARD = "make_train_function"
 
@@ -130,7 +130,8 @@ class Session:
         # Flags of layers reach into their variables, so single ones are frozen anew.
         world.unhide(self._hiding)
         unique = {id(v): v for hidden in self._hidden.values() for v in hidden}
-        self._hiding = list(unique.values())
+        # Only what trains: `unhide` must not light what others have frozen.
+        self._hiding = [v for v in unique.values() if v.trainable]
         self._hide_patches = world.hide(all_layers(self.model), self._hiding)
 
     def _adopt(self) -> None:
