@@ -28,6 +28,18 @@ def starts(every: int | Sequence[int], last: int) -> list[int]:
     return [0, *every]
 
 
+def spans(starts: Sequence[int], epochs: int) -> list[str]:
+    """Says in words which of `epochs` epochs belong to the stages that start then."""
+    said = []
+    for first, end in zip(starts, [*starts[1:], epochs], strict=True):
+        last = min(end, epochs) - 1
+        if first >= epochs:
+            said.append("not reached")
+        else:
+            said.append(str(first) if last <= first else f"{first}-{last}")
+    return said
+
+
 def powers(decay: float, n: int) -> list[float]:
     """Multipliers of `n` groups, bottom to top: `decay**-k`, k groups below the top."""
     return [decay ** -(n - 1 - i) for i in range(n)]

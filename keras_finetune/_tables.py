@@ -23,7 +23,7 @@ def table(
     Returns:
         The table, without a newline at its end.
     """
-    columns = list(zip(header, *rows))
+    columns = list(zip(header, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     excess = sum(widths) + 2 * (len(widths) - 1) - width
     if excess > 0:
@@ -31,11 +31,13 @@ def table(
         widths[widest] = max(widths[widest] - excess, 10)
     lines = []
     for number, row in enumerate([header, *rows]):
-        cells = [textwrap.wrap(cell, w) or [""] for cell, w in zip(row, widths)]
+        cells = [
+            textwrap.wrap(cell, w) or [""] for cell, w in zip(row, widths, strict=True)
+        ]
         for i in range(max(map(len, cells))):
             parts = [
                 f"{(cell[i] if i < len(cell) else ''):{'>' if c in right else '<'}{w}}"
-                for c, (cell, w) in enumerate(zip(cells, widths))
+                for c, (cell, w) in enumerate(zip(cells, widths, strict=True))
             ]
             lines.append("  ".join(parts).rstrip())
         if number == 0:

@@ -39,7 +39,9 @@ class MetricTrigger:
         if mode == "auto":
             mode = "max" if any(word in monitor for word in _RISING) else "min"
         self.monitor = monitor
-        self.plateau = Plateau(mode, min_delta, _checks.integer("patience", patience, 1))
+        self.plateau = Plateau(
+            mode, min_delta, _checks.integer("patience", patience, 1)
+        )
         self._said: set[str] = set()
 
     def update(self, epoch: int, logs: Mapping[str, Any]) -> bool:

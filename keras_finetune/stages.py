@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras_finetune._engine import flags, session
+from keras_finetune._tables import table
 from keras_finetune.layer_groups import LayerGroup, LayerGroups
 
 
@@ -72,6 +73,27 @@ class Stages:
             hidden = {id(v) for v in self.set_flags(stage)}
             trained = list(self.model.trainable_variables)
         return [v for v in trained if id(v) not in hidden]
+
+    def table(
+        self, epochs: list[str], rate: float | None, learning_rate_factor: float
+    ) -> str:
+        """The plan as text.
+
+        Args:
+            epochs: When each stage trains, in words.
+            rate: The base learning rate of stage 0, if known.
+            learning_rate_factor: The factor on it from stage to stage.
+        """
+        header = ["stage", "epochs", "trains too", "trainable", "base rate"]
+        rows = []
+        for stage, when in enumerate(epochs):
+            new = self.trained(stage) if stage == 0 else self.trained(stage)[:1]
+            names = ", ".join(group.name for group in reversed(new))
+            row = [str(stage), when, names, f"{self.parameters(stage):,}"]
+            if rate is not None:
+                row.append(f"{rate * learning_rate_factor**stage:.3g}")
+            rows.append(row)
+        return table(header if rate is not None else header[:4], rows, right=(0, 3, 4))
 
     def parameters(self, stage: int) -> int:
         """The number of parameters that train in a stage."""

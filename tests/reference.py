@@ -175,9 +175,7 @@ def manual_stages(model, make_optimizer, stages, data, *, compile_args=None, **k
         if old is not None:
             copy_state(*old, model.optimizer, variables)
             if int(to_numpy(model.optimizer.iterations)):
-                _start_averages(
-                    model.optimizer, {path(v) for v in old[1]}, variables
-                )
+                _start_averages(model.optimizer, {path(v) for v in old[1]}, variables)
         if (names, epochs) != stages[-1]:
             # The end of `fit` would put the averages into the weights.
             for inner in (model.optimizer, *_inner(model.optimizer)):

@@ -93,13 +93,17 @@ def preserved(model: Any) -> Iterator[None]:
 def batch_norms(layers: Iterable[Any]) -> list[Any]:
     """The batch normalisation layers among these, at any depth."""
     kind = keras.layers.BatchNormalization
-    unique = {id(x): x for layer in layers for x in _inner(layer) if isinstance(x, kind)}
+    unique = {
+        id(x): x for layer in layers for x in _inner(layer) if isinstance(x, kind)
+    }
     return list(unique.values())
 
 
 def with_inner(layers: Iterable[Any]) -> list[Any]:
-    """The layers and all layers in them; a model that stands for its own weights
-    only stands for itself."""
+    """The layers and all layers in them.
+
+    A model among them stands for its own weights, and so only for itself.
+    """
     unique = {id(x): x for layer in layers for x in _inner(layer)}
     return list(unique.values())
 

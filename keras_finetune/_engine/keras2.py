@@ -18,8 +18,6 @@ import tensorflow as tf
 from keras_finetune._engine import keras
 from keras_finetune._engine.patches import Patch, patched
 
-
-
 # --- which optimizers, which variables -------------------------------------------
 
 
@@ -124,7 +122,9 @@ def adopt(
     with scope(model):
         # A checkpoint that waits for slots to be made finds them by position, so a
         # first build must make those of all stages at once.
-        for variables in ([now] if built or not ever else []) + ([ever] if ever else []):
+        for variables in ([now] if built or not ever else []) + (
+            [ever] if ever else []
+        ):
             if legacy:
                 _adopt_legacy(holders, list(variables), away, parked)
             else:
@@ -200,7 +200,7 @@ def _adopt_legacy(
         return
     # The order of `weights` is the order in which slots were made: make all of them
     # again, and put the old ones into their places.
-    for holder, known in zip(holders, before):
+    for holder, known in zip(holders, before, strict=True):
         own = {id(v) for row in known.values() for v in row.values()}
         for key, row in known.items():
             if key in hidden and key not in wanted:
@@ -208,7 +208,7 @@ def _adopt_legacy(
         holder._slots.clear()
         holder._weights = [v for v in holder._weights if id(v) not in own]
     outermost._create_all_weights(variables)
-    for holder, known in zip(holders, before):
+    for holder, known in zip(holders, before, strict=True):
         instead: dict[int, Any] = {}
         for key, row in holder._slots.items():
             old = known.get(key) or parked.pop((id(holder), key), {})
@@ -461,9 +461,7 @@ def _legacy_patches(leaf: Any, factor: Callable[[Any], float]) -> list[Patch]:
         original = getattr(leaf, name)
         arguments = inspect.signature(original).parameters
 
-        def apply(
-            grad: Any, var: Any, *indices: Any, apply_state: Any = None
-        ) -> Any:
+        def apply(grad: Any, var: Any, *indices: Any, apply_state: Any = None) -> Any:
             value = factor(var)
             state: dict[str, Any] = {}
             if "apply_state" in arguments:
@@ -479,9 +477,7 @@ def _legacy_patches(leaf: Any, factor: Callable[[Any], float]) -> list[Patch]:
         # Keras passes `apply_state` to those that have an argument of that name.
         if "apply_state" in arguments:
             return Patch(leaf, name, apply)
-        return Patch(
-            leaf, name, lambda grad, var, *indices: apply(grad, var, *indices)
-        )
+        return Patch(leaf, name, lambda grad, var, *indices: apply(grad, var, *indices))
 
     return [hooked("_resource_apply_dense"), hooked("_resource_apply_sparse")]
 

@@ -18,8 +18,6 @@ from keras.src.utils.tracking import DotNotTrackScope
 from keras_finetune._engine import keras
 from keras_finetune._engine.patches import Patch, patched
 
-
-
 # --- which optimizers, which variables -------------------------------------------
 
 
@@ -127,7 +125,7 @@ def adopt(
             return
         known = optimizer._trainable_variables
         if len(known) == len(variables) and all(
-            old is new for old, new in zip(known, variables)
+            old is new for old, new in zip(known, variables, strict=True)
         ):
             return
         _rebuild(optimizer, variables, {id(v) for v in hidden}, parked)
@@ -428,7 +426,7 @@ def _parallel_patches(leaf: Any, factor: Callable[[Any], float]) -> list[Patch]:
         scalars = list(_State(leaf).scalars.values())
         before = [keras.ops.copy(scalar) for scalar in scalars]
         for value, indices in _by_factor(variables, factor).items():
-            for scalar, start in zip(scalars, before):
+            for scalar, start in zip(scalars, before, strict=True):
                 scalar.assign(start)
             update_all(
                 [grads[i] for i in indices],
@@ -440,7 +438,10 @@ def _parallel_patches(leaf: Any, factor: Callable[[Any], float]) -> list[Patch]:
 
 
 def _decay_patches(leaf: Any, factor: Callable[[Any], float]) -> list[Patch]:
-    apply_decay, current_rate = leaf._apply_weight_decay, leaf._get_current_learning_rate
+    apply_decay, current_rate = (
+        leaf._apply_weight_decay,
+        leaf._get_current_learning_rate,
+    )
     scaled: dict[str, Any] = {}
 
     def get_current_learning_rate() -> Any:

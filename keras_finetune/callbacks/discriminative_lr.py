@@ -14,7 +14,7 @@ from keras_finetune.layer_groups import LayerGroup, LayerGroups, layer_groups
 _DECAY = 2.6
 
 
-class DiscriminativeLR(keras.callbacks.Callback):  # type: ignore[misc]
+class DiscriminativeLR(keras.callbacks.Callback):
     """Multiplies the learning rate of each group of layers by a factor of its own.
 
     The rate of the update itself is multiplied, not the gradient, so it is exact for
@@ -152,10 +152,12 @@ class DiscriminativeLR(keras.callbacks.Callback):  # type: ignore[misc]
                 )
             chosen = {
                 variable_key(v): factor
-                for group, factor in zip(groups, given)
+                for group, factor in zip(groups, given, strict=True)
                 for v in group.variables
             }
-        return {variable_key(v): chosen.get(variable_key(v), 1.0) for v in model.weights}
+        return {
+            variable_key(v): chosen.get(variable_key(v), 1.0) for v in model.weights
+        }
 
 
 def _by_name(
@@ -229,7 +231,8 @@ def _check_bounds(value: Any) -> tuple[float, float] | None:
         return None
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(
-            f"Argument `bounds` must be a pair `(low, high)`. Received: bounds={value!r}"
+            "Argument `bounds` must be a pair `(low, high)`. "
+            f"Received: bounds={value!r}"
         )
     low, high = (_checks.number("bounds", x, 0.0, exclusive=True) for x in value)
     if low > high:

@@ -7,7 +7,6 @@ from typing import Any
 
 from keras_finetune import _checks, _schedules
 from keras_finetune._engine import keras, session
-from keras_finetune._tables import table
 from keras_finetune._triggers import MetricTrigger
 from keras_finetune.layer_groups import layer_groups
 from keras_finetune.stages import Stages
@@ -16,7 +15,7 @@ _BATCH_NORM = ("follow", "frozen", "trainable")
 _FROZEN_MODES = ("keras", "inference")
 
 
-class GradualUnfreeze(keras.callbacks.Callback):  # type: ignore[misc]
+class GradualUnfreeze(keras.callbacks.Callback):
     """Trains the top of a model first, and more of it stage by stage.
 
     Stage 0 trains the top `initial_groups` groups of layers, each later stage one
@@ -135,31 +134,16 @@ class GradualUnfreeze(keras.callbacks.Callback):  # type: ignore[misc]
             epochs: The epochs that `fit` will run.
         """
         stages = self._stages_of(model)
-        known = getattr(model, "optimizer", None) is not None
-        rate = session.learning_rate(model) if known else None
-        starts: list[int] = []
+        rate = None
+        if getattr(model, "optimizer", None) is not None:
+            rate = session.learning_rate(model)
         if self._trigger is None:
             starts = _schedules.starts(self.every, stages.last)
-        rows = []
-        for stage in range(stages.last + 1):
-            first = stage == 0
-            new = stages.trained(0) if first else stages.trained(stage)[:1]
-            if starts:
-                last = starts[stage + 1] if stage < stages.last else epochs
-                when = _span(starts[stage], min(last, epochs), epochs)
-            else:
-                when = "0" if first else f"when {self.monitor} stalls"
-            row = [
-                str(stage),
-                when,
-                ", ".join(group.name for group in reversed(new)),
-                f"{stages.parameters(stage):,}",
-            ]
-            if rate is not None:
-                row.append(f"{rate * self.learning_rate_factor**stage:.3g}")
-            rows.append(row)
-        header = ["stage", "epochs", "trains too", "trainable", "base rate"]
-        print(table(header[: 5 if known else 4], rows, right=(0, 3, 4)))
+            epochs_of = _schedules.spans(starts, epochs)
+        else:
+            later = f"when {self.monitor} stalls"
+            epochs_of = ["0", *[later] * stages.last]
+        print(stages.table(epochs_of, rate, self.learning_rate_factor))
 
     # --- the hooks ---------------------------------------------------------------
 
@@ -264,21 +248,23 @@ class GradualUnfreeze(keras.callbacks.Callback):  # type: ignore[misc]
             session.set_learning_rate(self.model, lambda rate: rate * factor)
         if self._trigger is not None:
             self._trigger.restart(keep_best=True)
-        stages = self._prepare()
-        entry = {
-            "epoch": epoch,
-            "stage": stage,
-            "groups": [group.name for group in stages.trained(stage)],
-            "trainable_parameters": stages.parameters(stage),
-            "learning_rate": session.learning_rate(self.model),
-        }
-        self.history.append(entry)
+        names = [group.name for group in self._prepare().trained(stage)]
+        parameters = self._prepare().parameters(stage)
+        rate = session.learning_rate(self.model)
+        self.history.append(
+            {
+                "epoch": epoch,
+                "stage": stage,
+                "groups": names,
+                "trainable_parameters": parameters,
+                "learning_rate": rate,
+            }
+        )
         if self.verbose:
             session.announce(
                 f"Epoch {epoch + 1}: stage {stage} trains "
-                f"{', '.join(reversed(entry['groups']))}: "
-                f"{entry['trainable_parameters']:,} parameters, "
-                f"base learning rate {entry['learning_rate']:.3g}"
+                f"{', '.join(reversed(names))}: {parameters:,} parameters, "
+                f"base learning rate {rate:.3g}"
             )
 
     def _enter_stage_of_file(self, count: int) -> None:
@@ -325,9 +311,3 @@ def _check_every(every: Any, monitor: Any) -> Any:
             f"Received: every={every!r}, monitor={monitor!r}"
         )
     return starts
-
-
-def _span(first: int, end: int, epochs: int) -> str:
-    if first >= epochs:
-        return "not reached"
-    return str(first) if end - first <= 1 else f"{first}-{end - 1}"

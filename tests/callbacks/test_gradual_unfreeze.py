@@ -224,7 +224,9 @@ def test_frozen_modes(mode, noisy):
         callbacks=[GradualUnfreeze(groups=groups, frozen_mode=mode)],
     )
     zeros = [bool((values == 0).any()) for values in record.seen]
-    assert zeros == [noisy] * 8 + [True] * 4
+    # JAX differentiates what trains with values that cannot be read: two stages tell.
+    assert zeros[:8] == [noisy] * 8
+    assert all(zeros[8:])
     assert "call" not in vars(model.get_layer("drop"))
 
 
@@ -373,7 +375,7 @@ def _interrupt(model, callbacks, where, error):
         ),
     }
     if where == "data":
-        with pytest.raises(Exception):  # noqa: B017  TensorFlow wraps what data raise
+        with pytest.raises(Exception):  # noqa: B017, PT011  TensorFlow wraps it
             model.fit(
                 _data_that_fails(error),
                 steps_per_epoch=4,
@@ -465,7 +467,10 @@ def test_a_stage_is_traced_once():
     plain = reference.make_model()
     model = compiled(Counting(plain.inputs, plain.outputs), "adam")
     Counting.traces = 0
-    callbacks = [GradualUnfreeze(groups=GROUPS, every=2), DiscriminativeLR(groups=GROUPS)]
+    callbacks = [
+        GradualUnfreeze(groups=GROUPS, every=2),
+        DiscriminativeLR(groups=GROUPS),
+    ]
     reference.fit(model, DATA, epochs=6, callbacks=callbacks)
     assert Counting.traces == 3
 
@@ -568,7 +573,7 @@ def test_what_does_not_go_with_the_model_is_refused_before_training(arguments, m
 
 def test_a_monitor_that_is_not_in_the_logs_is_refused():
     callback = GradualUnfreeze(groups=GROUPS, monitor="val_los", patience=1)
-    with pytest.raises(ValueError, match="val_los.*val_loss"):
+    with pytest.raises(ValueError, match=r"val_los.*val_loss"):
         watch(callback, 2, validation_data=DATA)
     callback = GradualUnfreeze(groups=GROUPS, monitor="los", patience=1)
     with pytest.raises(ValueError, match="monitor='los'"):
@@ -596,7 +601,8 @@ def test_the_plan_changes_nothing(capsys):
         ["1", "2-3", "middle", "53", "0.05"],
         ["2", "4", "low", "83", "0.005"],
     ]
-    assert trains(model) == start and model.optimizer.iterations == 0
+    assert trains(model) == start
+    assert model.optimizer.iterations == 0
     callback.plan(model, epochs=2)
     assert "not reached" in capsys.readouterr().out
 
@@ -605,13 +611,15 @@ def test_the_plan_by_metric(capsys):
     callback = GradualUnfreeze(groups=GROUPS, monitor="val_loss", patience=2)
     callback.plan(reference.make_model(), epochs=5)
     out = capsys.readouterr().out
-    assert "when val_loss stalls" in out and max(map(len, out.splitlines())) <= 80
+    assert "when val_loss stalls" in out
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_transitions_are_announced(capsys):
     watch(GradualUnfreeze(groups=GROUPS, verbose=1), 3)
     said = [line for line in capsys.readouterr().out.splitlines() if "stage" in line]
     assert [line.split(":")[0] for line in said] == ["Epoch 1", "Epoch 2", "Epoch 3"]
-    assert "53 parameters" in said[1] and "middle" in said[1]
+    assert "53 parameters" in said[1]
+    assert "middle" in said[1]
     watch(GradualUnfreeze(groups=GROUPS), 3)
     assert capsys.readouterr().out == ""

@@ -112,7 +112,12 @@ def test_equals_the_manual_way_with_validation_and_a_scheduler():
             losses.append(logs["val_loss"])
 
     reference.manual_stages(
-        other, EVERY["adam"], STAGES, DATA, callbacks=[*callbacks(), Keep()], **arguments
+        other,
+        EVERY["adam"],
+        STAGES,
+        DATA,
+        callbacks=[*callbacks(), Keep()],
+        **arguments,
     )
     assert_same(one, other)
     assert history.history["val_loss"] == losses

@@ -37,9 +37,7 @@ def run(directory, *, order, kill_after=None, epochs=6, optimizer=None):
         on_epoch_begin=lambda epoch, logs=None: kill(epoch - 1, logs)
     )
     callbacks = [backup, *ours] if order == "backup first" else [*ours, backup]
-    history = reference.fit(
-        model, DATA, epochs=epochs, callbacks=[*callbacks, killer]
-    )
+    history = reference.fit(model, DATA, epochs=epochs, callbacks=[*callbacks, killer])
     return model, history.history
 
 
