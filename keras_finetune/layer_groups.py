@@ -58,7 +58,7 @@ _LONG_SKIP = 1 / 3
 _SHORT_SKIP = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerGroup:
     """Layers that are frozen, trained and scaled together.
 
@@ -430,7 +430,10 @@ def _is_activation(layer: Any) -> bool:
 def _is_composite(layer: Any) -> bool:
     """Whether a layer that is no model is made of layers: a transformer block."""
     wrapper = isinstance(layer, keras.layers.Wrapper)
-    return not wrapper and any(part.weights for part in structure.sublayers(layer))
+    return not wrapper and any(
+        structure.is_built(part) and structure.weights(part)
+        for part in structure.sublayers(layer)
+    )
 
 
 def _size(variable: Any) -> int:
@@ -672,9 +675,8 @@ def _runs(units: list[_Unit]) -> list[_Run]:
         if not unit.tied or i == len(units) - 1:
             runs += _split(segment)
             segment = []
-    runs = _adjacent(runs)
     joined: list[_Run] = []
-    for run in runs:
+    for run in _around(runs):
         if joined and (not run.main or not joined[-1].main):
             # A companion belongs to the layer below it, or above if it is the first.
             block = joined[-1].block if joined[-1].main else run.block
@@ -682,7 +684,7 @@ def _runs(units: list[_Unit]) -> list[_Run]:
             joined[-1].block = block
         else:
             joined.append(run)
-    return _around(_adjacent(joined))
+    return _around(joined)
 
 
 def _split(segment: list[_Unit]) -> list[_Run]:
@@ -709,19 +711,8 @@ def _split(segment: list[_Unit]) -> list[_Run]:
     return runs
 
 
-def _adjacent(runs: list[_Run]) -> list[_Run]:
-    """Joins neighbours that are the same block."""
-    joined: list[_Run] = []
-    for run in runs:
-        if joined and run.block is not None and run.block == joined[-1].block:
-            joined[-1].absorb(run)
-        else:
-            joined.append(run)
-    return joined
-
-
 def _around(runs: list[_Run]) -> list[_Run]:
-    """Lets a block take in the nameless layers in its midst."""
+    """Joins what is the same block, with the nameless layers in its midst."""
     joined: list[_Run] = []
     for run in runs:
         named = [i for i, other in enumerate(joined) if other.block is not None]
