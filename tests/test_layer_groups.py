@@ -611,6 +611,21 @@ class TestModels:
             "head": ["out"],
         }
 
+    def test_a_normalization_that_opens_a_block_stays_with_it(self):
+        model = keras.Sequential(
+            [
+                keras.Input((4,)),
+                layers.Dense(4, name="block1_dense"),
+                layers.BatchNormalization(name="block2_norm"),
+                layers.ReLU(),
+                layers.Dense(4, name="block2_dense"),
+                layers.Dense(2, name="out"),
+            ]
+        )
+        groups = layer_groups(model)
+        assert [len(group.layers) for group in groups] == [1, 3, 1]
+        assert by_name(groups)["block2"][0] == "block2_norm"
+
     def test_blocks_in_parallel_branches_are_merged(self):
         inputs = keras.Input((4,))
         one = two = inputs
@@ -879,6 +894,7 @@ class TestObject:
         assert groups[-1] is list(groups)[-1]
         assert groups[:2] == tuple(groups)[:2]
         assert groups.index(groups[1]) == 1
+        assert len(set(groups)) == 3
         with pytest.raises(AttributeError):
             groups.names = ()
         with pytest.raises(AttributeError):
