@@ -491,8 +491,7 @@ def load_patch(optimizer: Any, prepare: Callable[[int], None]) -> Patch | None:
     load = optimizer.load_own_variables
 
     def load_own_variables(store: Any) -> None:
-        if len(store.keys()) != len(optimizer.variables):
-            prepare(len(store.keys()))
+        prepare(len(store.keys()))
         load(store)
 
     return Patch(optimizer, "load_own_variables", load_own_variables)

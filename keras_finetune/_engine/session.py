@@ -315,34 +315,58 @@ def frozen_one_by_one(model: Any) -> list[Any]:
 
 
 class LoadHook:
-    """Prepares a model's optimizer for files that were saved in another stage.
+    """Prepares a model's optimizer for files that were saved while we were at work.
 
     `BackupAndRestore` loads in `on_train_begin`, before or after ours; Keras skips an
     optimizer file that does not fit the optimizer as it stands. The hook is there from
     `set_model`, which all callbacks receive before any of them begins.
+
+    Args:
+        model: The model.
+        prepare: Called with the number of variables in the file.
+        last: Whether to ask this hook after all others.
     """
 
-    def __init__(self, model: Any, prepare: Callable[[int], None]) -> None:
-        def prepare_if_running(count: int) -> None:
-            if _inside_fit(model):
-                prepare(count)
-            else:
-                self.remove()
-
-        optimizer = getattr(model, "optimizer", None)
-        self._patch = None
-        if optimizer is not None:
-            self._patch = world.load_patch(optimizer, prepare_if_running)
-        if self._patch is not None:
-            optimizer.__dict__[self._patch.name] = self._patch.value
+    def __init__(
+        self, model: Any, prepare: Callable[[int], None], *, last: bool = False
+    ) -> None:
+        self._optimizer = getattr(model, "optimizer", None)
+        self._prepare = prepare
+        self._last = last
+        if self._optimizer is None:
+            return
+        present = self._optimizer.__dict__.get("load_own_variables")
+        hooks = getattr(present, "hooks", None)
+        if hooks is None:
+            hooks = []
+            patch = world.load_patch(self._optimizer, _preparer(model, hooks))
+            if patch is None:
+                return
+            patch.value.hooks = hooks
+            self._optimizer.__dict__[patch.name] = patch.value
+        hooks.append(self)
+        hooks.sort(key=lambda hook: hook._last)
 
     def remove(self) -> None:
         """Takes the hook off."""
-        if self._patch is not None:
-            attributes = self._patch.owner.__dict__
-            if attributes.get(self._patch.name) is self._patch.value:
-                del attributes[self._patch.name]
-            self._patch = None
+        attributes = getattr(self._optimizer, "__dict__", {})
+        present = attributes.get("load_own_variables")
+        hooks = getattr(present, "hooks", [])
+        if self in hooks:
+            hooks.remove(self)
+            if not hooks:
+                del attributes["load_own_variables"]
+
+
+def _preparer(model: Any, hooks: list[LoadHook]) -> Callable[[int], None]:
+    def prepare(count: int) -> None:
+        for hook in list(hooks):
+            if not _inside_fit(model):
+                hook.remove()  # left over from a `fit` that was interrupted
+            else:
+                hook._prepare(count)
+
+    return prepare
 
 
 def _inside_fit(model: Any) -> bool:

@@ -86,6 +86,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
                 "Received: " + ", ".join(f"{k}={v!r}" for k, v in given.items())
             )
         self._groups: LayerGroups | None = None
+        self._hook: session.LoadHook | None = None
 
     def factors(self, model: Any) -> dict[str, float]:
         """The factor of each variable of a model, by its path."""
@@ -97,21 +98,22 @@ class DiscriminativeLR(keras.callbacks.Callback):
             for v in group.variables
         }
 
+    def set_model(self, model: Any) -> None:
+        super().set_model(model)
+        self._unhook()
+        self._hook = session.LoadHook(model, self._fit_file)
+
     def on_train_begin(self, logs: Any = None) -> None:
         model = self.model
         session.check(model, scale=True)
-        self._groups = layer_groups(model, self.groups)
-        factors = self._factors(model, self._groups)
+        self._begin()
         session.warn_inexact(model)
-        running = session.join(model)
-        running.enter(self)
-        running.scale(self, {k: f for k, f in factors.items() if f not in (0.0, 1.0)})
-        running.hide(self, [v for v in model.weights if not factors[variable_key(v)]])
         if self.bounds is not None and session.steps_taken(model) == 0:
             high = self.bounds[1]
             session.set_learning_rate(model, lambda rate: high)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._unhook()
         session.join(self.model).begin()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -121,6 +123,25 @@ class DiscriminativeLR(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         session.join(self.model).leave(self)
+
+    def _begin(self) -> session.Session:
+        model = self.model
+        self._groups = layer_groups(model, self.groups)
+        factors = self._factors(model, self._groups)
+        running = session.join(model)
+        running.enter(self)
+        running.scale(self, {k: f for k, f in factors.items() if f not in (0.0, 1.0)})
+        running.hide(self, [v for v in model.weights if not factors[variable_key(v)]])
+        return running
+
+    def _fit_file(self, count: int) -> None:
+        """Makes the optimizer fit a file that was saved beside factors of 0."""
+        self._begin().apply()
+
+    def _unhook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
     def _rate(self, group: LayerGroup) -> float:
         running = session.join(self.model)

@@ -152,7 +152,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
         self._stages = self._stage = None
         self._entered = False
         self._unhook()
-        self._hook = session.LoadHook(model, self._enter_stage_of_file)
+        self._hook = session.LoadHook(model, self._enter_stage_of_file, last=True)
 
     def on_train_begin(self, logs: Any = None) -> None:
         stages = self._prepare()

@@ -1,0 +1,106 @@
+"""Training a selection of a model's variables, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from keras_finetune._engine import keras, session
+from keras_finetune._engine.structure import variable_path
+
+_BIASES = ("bias", "beta")
+
+
+class TrainOnly(keras.callbacks.Callback):
+    """Trains only the selected variables in this `fit`; all others are frozen.
+
+    The others stay bit-identical, have no slots in the optimizer, and cost no
+    gradients. Layers, optimizer and the slots of variables that were frozen for this
+    `fit` are afterwards as they were before. Beside `GradualUnfreeze` it trains the
+    selection among the groups that are unfrozen.
+
+    Args:
+        select: `"bias"`: every variable named `bias` or `beta`, as BitFit does; or a
+            regular expression that is searched in the path of a variable, such as
+            `"block5.*/kernel"`; or a callable that takes a variable and returns
+            whether it trains. Variables that do not train without this callback do
+            not train with it either.
+
+    Raises:
+        TypeError: If `select` is neither a string nor callable, or the optimizer is of
+            a make whose state cannot be carried over.
+        ValueError: If `select` is no regular expression or, before the first epoch, if
+            it selects nothing.
+
+    Example:
+
+    >>> callback = TrainOnly("bias")
+    >>> callback.select
+    'bias'
+
+    References:
+        - [Ben Zaken et al., 2021](https://arxiv.org/abs/2106.10199) (BitFit)
+    """
+
+    def __init__(self, select: str | Callable[[Any], bool]) -> None:
+        super().__init__()
+        self.select = select
+        self._selects = _make_test(select)
+        self._hook: session.LoadHook | None = None
+
+    def set_model(self, model: Any) -> None:
+        super().set_model(model)
+        self._unhook()
+        self._hook = session.LoadHook(model, lambda count: self._begin().apply())
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        session.check(self.model)
+        self._begin()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._unhook()
+        session.join(self.model).begin()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        session.join(self.model).leave(self)
+
+    def _begin(self) -> session.Session:
+        weights = self.model.weights
+        selected = [v for v in weights if self._selects(v)]
+        if not selected:
+            paths = [variable_path(v) for v in weights]
+            raise ValueError(
+                "Argument `select` must select at least one variable. Received: "
+                f"select={self.select!r}, while the model has {paths}"
+            )
+        chosen = {id(v) for v in selected}
+        running = session.join(self.model)
+        running.enter(self)
+        running.hide(self, [v for v in weights if id(v) not in chosen])
+        return running
+
+    def _unhook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+
+def _make_test(select: Any) -> Callable[[Any], bool]:
+    if select == "bias":
+        return lambda v: variable_path(v).rsplit("/", 1)[-1] in _BIASES
+    if isinstance(select, str):
+        try:
+            pattern = re.compile(select)
+        except re.error as error:
+            raise ValueError(
+                "Argument `select` must be 'bias', a regular expression or a callable. "
+                f"Received: select={select!r} ({error})"
+            ) from None
+        return lambda v: pattern.search(variable_path(v)) is not None
+    if callable(select):
+        return lambda v: bool(select(v))
+    raise TypeError(
+        "Argument `select` must be 'bias', a regular expression or a callable. "
+        f"Received: select={select!r}"
+    )
