@@ -59,8 +59,11 @@ def _key(variable: Any) -> Any:
     # one, stands for its copies on the devices.
     if hasattr(variable, "_distributed_container"):
         variable = variable._distributed_container()
-    elif hasattr(getattr(variable, "handle", None), "_distributed_container"):
-        variable = variable.handle._distributed_container()
+    elif isinstance(variable, tf.__internal__.CompositeTensor):
+        # Not asked of a distributed variable: it has no handle outside a replica.
+        handle = getattr(variable, "handle", None)
+        if hasattr(handle, "_distributed_container"):
+            variable = handle._distributed_container()
     return getattr(variable, "_unique_id", id(variable))
 
 
