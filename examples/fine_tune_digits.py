@@ -133,7 +133,7 @@ def everything(task: Task, path: Path, epochs: int) -> keras.Model:
 
 
 def two_fits(task: Task, path: Path, epochs: int) -> keras.Model:
-    """The recipe by hand: fit frozen, unfreeze, compile with a lower rate, fit again."""
+    """By hand: fit frozen, unfreeze, compile with a lower rate, fit again."""
     model = with_new_head(path)
     for layer in model.layers[:-1]:
         layer.trainable = False

@@ -13,7 +13,15 @@ if os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true"):
 else:
     import keras
 
-KERAS_3: bool = keras.__version__.split(".")[0] == "3"
+_version = tuple(int(part) for part in keras.__version__.split(".")[:2])
+if not ((2, 15) <= _version < (3,) or _version >= (3, 8)):
+    # Not refused by the package's metadata: pip would exchange the user's Keras.
+    raise ImportError(
+        "keras_finetune works with Keras 2.15, with tf_keras, and with Keras 3.8 or "
+        f"later. Received: {keras.__name__} {keras.__version__}"
+    )
+
+KERAS_3: bool = _version[0] == 3
 
 
 def backend() -> str:

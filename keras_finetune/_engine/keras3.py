@@ -324,8 +324,9 @@ def new_train_function(model: Any) -> Callable[..., Any]:
     def train_step(*args: Any, **kwargs: Any) -> Any:
         return original(*args, **kwargs)
 
-    # `jax.jit` keeps its traces by the function it is given, and `model.train_step`
-    # equals itself: a stale frozen set, or stale rates, would be reused silently.
+    # `jax.jit` finds its traces by the function it is given, and a bound method equals
+    # itself whenever it is asked for: while the old step is alive, a stale frozen set
+    # or stale rates could be reused silently.
     with patched([Patch(model, "train_step", train_step)]):
         cls.make_train_function(model, force=True)
     if hasattr(model, "_jax_state_synced"):

@@ -73,7 +73,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
         self.multipliers = _check_multipliers(multipliers)
         self.bounds = _check_bounds(bounds)
         self.groups = groups
-        self.log = bool(log)
+        self.log = _checks.choice("log", log, (True, False))
         given = {
             "decay": None if self.decay == _DECAY else decay,
             "multipliers": multipliers,
