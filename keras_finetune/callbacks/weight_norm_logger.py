@@ -36,9 +36,8 @@ class WeightNormLogger(keras.callbacks.Callback):
     that is unfrozen later starts where it was. Each of the two keeps one copy of the
     trainable weights.
 
-    `callback.history` is a list with one dictionary for each measurement: the epoch
-    (counted from 0), the step with a frequency in batches, and the values;
-    `keras_finetune.plotting.plot_history` draws it.
+    `keras_finetune.plotting.plot_history` draws what was measured. Place this callback
+    before those that read its numbers.
 
     Args:
         by: `"model"` (default), `"group"`, `"layer"` or `"variable"`: what gets a norm
@@ -59,6 +58,10 @@ class WeightNormLogger(keras.callbacks.Callback):
         groups: What the groups are for `by="group"`, in the words of `layer_groups`.
         log_dir: A directory for TensorBoard: every measurement is also written there,
             by epoch or by step. Needs the package `tensorboard`.
+
+    Attributes:
+        history: One dictionary for each measurement: `epoch` (counted from 0), `step`
+            with a frequency in batches (counted from 1), and the values.
 
     Raises:
         ValueError: If an argument is out of range; at the start of training if `select`
@@ -132,7 +135,6 @@ class WeightNormLogger(keras.callbacks.Callback):
         self._norms = reduction.WeightNorms(self.order, "weight_norm", changes)
         self._parts: dict[str, list[Hashable]] = {}
         self._epoch = self._step = self._steps_before = 0
-        self.history = []
         if structure.is_built(self.model):
             self._find_parts()
             self._norms.remember(self._training())
@@ -147,7 +149,9 @@ class WeightNormLogger(keras.callbacks.Callback):
             self._writer = _writer_class()(os.fspath(self.log_dir))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Counts steps so that they go on where a resumed training stopped."""
+        """Goes on where a resumed training stopped."""
+        # What an earlier `fit` recorded of epochs that now run again.
+        self.history = [row for row in self.history if row["epoch"] < epoch]
         steps = (self.params or {}).get("steps")
         self._epoch = epoch
         self._step = self._steps_before = epoch * steps if steps else self._step

@@ -294,7 +294,10 @@ def test_every_n_batches_keeps_steps_and_leaves_the_logs_alone():
     assert "weight_norm" not in history.history
     # A second fit that goes on counts on.
     fit(model, [logger], epochs=5, initial_epoch=3)
-    assert [row["step"] for row in logger.history] == [10, 12, 14]
+    assert [row["step"] for row in logger.history] == [2, 4, 6, 8, 10, 12, 14]
+    # One that starts again starts again.
+    fit(model, [logger], epochs=1)
+    assert [row["step"] for row in logger.history] == [2]
 
 
 def test_batch_measurements_are_those_of_the_moment():

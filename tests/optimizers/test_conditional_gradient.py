@@ -391,7 +391,7 @@ def test_tensorflow_addons_is_imported_only_when_asked_for():
 )
 def test_seed_s4(lane, digits):
     """Conditional gradient beats plain SGD, and the norms tell them apart."""
-    images, labels = digits
+    images, labels = (array[:2000] for array in digits)
     images = images.reshape(len(images), -1)
     split = len(images) * 4 // 5
 
@@ -410,7 +410,7 @@ def test_seed_s4(lane, digits):
             images[:split],
             labels[:split],
             batch_size=64,
-            epochs=8,
+            epochs=10,
             validation_data=(images[split:], labels[split:]),
             callbacks=[WeightNormLogger()],
             verbose=0,
@@ -421,9 +421,11 @@ def test_seed_s4(lane, digits):
 
     conditional_gradient = run(optimizer(0.99949, lambda_=203.0))
     sgd = run(keras.optimizers.SGD(0.01))
-    # The write-up, on 60,000 images: .9689 against .9450 in training.
-    assert conditional_gradient["accuracy"][-1] > sgd["accuracy"][-1] + 0.02
-    assert conditional_gradient["accuracy"][-1] > 0.93
-    assert conditional_gradient["val_accuracy"][-1] > sgd["val_accuracy"][-1]
+    # The write-up, on 60,000 images: .9689 against .9450 in training. With fewer steps
+    # plain SGD lags further behind.
+    for metric in ("accuracy", "val_accuracy"):
+        assert conditional_gradient[metric][-1] > sgd[metric][-1] + 0.05
+    assert conditional_gradient["accuracy"][-1] > 0.88
+    assert conditional_gradient["val_accuracy"][-1] > 0.8
     # Six variables, each in its ball.
     assert max(conditional_gradient["weight_norm"]) < 203.0 * 6**0.5
