@@ -6,9 +6,10 @@ variables that train now and the model a new step; what a step needs of ours (sc
 rates, frozen layers at inference) sits on the user's objects only while it runs.
 
 `fit` does not tell its callbacks of an exception, so a session cannot rely on
-`on_train_end`. Its one trace on the model between steps is an instance's
-`make_train_function`, the first thing that a later `fit` or `train_on_batch` calls:
-when that finds a session whose `fit` is over, it takes the session's step with it.
+`on_train_end`. It ends with the list of callbacks, which only `fit` holds: as soon as
+the exception is dealt with. Should somebody keep the traceback, and with it the list,
+a later `fit` or `train_on_batch` ends it: the session's one trace on the model between
+steps is an instance's `make_train_function`, the first thing that they call.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
-from keras_finetune._engine import KERAS_3
+from keras_finetune._engine import KERAS_3, keras
 from keras_finetune._engine.patches import Patch, patched
 from keras_finetune._engine.structure import all_layers, variable_key
 
@@ -57,7 +60,6 @@ class Session:
         self._hide_patches: list[Patch] = []
         self._ever: list[Any] = []
         self._parked: dict[Any, Any] = {}
-        self._at_close: list[Callable[[], None]] = []
         self._applied = False
         self._step: Any = None
 
@@ -71,6 +73,11 @@ class Session:
 
         make_train_function.session = self  # type: ignore[attr-defined]
         model.__dict__[_GUARD] = make_train_function
+
+        frame = _fit_frame(model)
+        callbacks = frame.f_locals.get("callbacks") if frame is not None else None
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            weakref.finalize(callbacks, self.close).atexit = False
 
     # --- what callbacks ask for --------------------------------------------------
 
@@ -93,10 +100,6 @@ class Session:
     def expect(self, variables: Iterable[Any]) -> None:
         """Announces the variables that will train in some stage."""
         self._ever = list(variables)
-
-    def when_closed(self, function: Callable[[], None]) -> None:
-        """Calls `function` when the session ends, however it ends."""
-        self._at_close.append(function)
 
     def enter(self, owner: Any) -> None:
         """Takes part in the session, until `leave`."""
@@ -202,7 +205,7 @@ class Session:
         has the old one, but no `fit` that it is called from.
         """
         history = getattr(self.model, "history", None)
-        return history is self._history and _inside_fit(self.model)
+        return history is self._history and _fit_frame(self.model) is not None
 
     def close(self) -> None:
         """Leaves the model, its optimizer and its step as plain Keras has them."""
@@ -211,15 +214,13 @@ class Session:
         if getattr(guard, "session", None) is not self:
             return
         del model.__dict__[_GUARD]
-        if model.optimizer is not self.optimizer:
-            return  # compiled anew in the meantime: nothing of ours is left
         world.pull_state(model)
         was_hiding = bool(self._hiding)
         self._factors, self._hidden, self._inference = {}, {}, {}
         self._rehide()
-        for function in self._at_close:
-            function()
         self._ever = []
+        if model.optimizer is not self.optimizer:
+            return  # compiled anew in the meantime: no step and no slots of ours
         if self._applied:
             self._adopt()
         if was_hiding:
@@ -361,7 +362,7 @@ class LoadHook:
 def _preparer(model: Any, hooks: list[LoadHook]) -> Callable[[int], None]:
     def prepare(count: int) -> None:
         for hook in list(hooks):
-            if not _inside_fit(model):
+            if _fit_frame(model) is None:
                 hook.remove()  # left over from a `fit` that was interrupted
             else:
                 hook._prepare(count)
@@ -369,10 +370,11 @@ def _preparer(model: Any, hooks: list[LoadHook]) -> Callable[[int], None]:
     return prepare
 
 
-def _inside_fit(model: Any) -> bool:
-    frame = sys._getframe(1)
+def _fit_frame(model: Any) -> FrameType | None:
+    """The frame of the `fit` of this model that we are called from, if any."""
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
+            return frame
+        frame = frame.f_back
+    return None

@@ -105,9 +105,27 @@ def test_an_interrupted_fit_is_followed_by_a_plain_one():
     breaker = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
     with pytest.raises(KeyboardInterrupt):
         reference.fit(model, DATA, callbacks=[TrainOnly("bias"), breaker])
+    assert len(model.trainable_variables) == 6
+    assert "make_train_function" not in vars(model)
     start = reference.weights(model)
     reference.fit(model, DATA, epochs=1)
     assert moved(model, start) == set(start)
+
+
+def test_a_traceback_that_is_kept_does_not_keep_the_selection():
+    model = compiled()
+
+    def stop(batch, logs):
+        raise KeyboardInterrupt
+
+    breaker = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        reference.fit(model, DATA, callbacks=[TrainOnly("bias"), breaker])
+    compile_again = reference.compile_model(model, keras.optimizers.SGD(0.1))
+    start = reference.weights(compile_again)
+    reference.fit(model, DATA, epochs=1)
+    assert moved(model, start) == set(start)
+    del kept
 
 
 def test_a_regular_expression_and_a_callable():
