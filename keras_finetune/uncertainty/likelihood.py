@@ -85,7 +85,7 @@ def heteroscedastic_log_likelihood(y: Any, samples: Any, log_variance: Any) -> A
     m = _samples("samples", samples)
     s = targets("log_variance", log_variance, m.shape)
     y = targets("y", y, m.shape[1:])
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         terms = -np.exp(-s) * (y - m) ** 2 / 2 - s / 2
     # A point exactly on the mean of an infinitely narrow Gaussian.
     terms = np.where(y == m, -s / 2, terms)

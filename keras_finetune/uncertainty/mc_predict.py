@@ -65,7 +65,8 @@ def mc_predict(
             model of several outputs. `"auto"` goes by the last activation, then by
             the compiled loss, then by whether rows sum to 1.
         random_layers: Further layers of the model, or their names, that are random in
-            training although Keras cannot know.
+            training although Keras cannot know. One that draws without a generator of
+            Keras is sampled one pass at a time, and its draw is not repeatable.
         steps: Number of batches to read from `x`, `None` for all.
 
     Returns:
@@ -148,6 +149,8 @@ def mc_predict(
             f"Argument `x` must hold at least one batch. Received: x={x!r}"
         )
     if total is None:
+        # Keras 2 cannot end a bar whose length it was not told.
+        bar.target = done
         bar.update(done, finalize=True)
     method = "prefix once" if sampler.split else "whole model"
     results = [

@@ -188,7 +188,7 @@ def test_without_force_the_two_parts_make_the_whole(case):
 
 
 def test_samples_differ_between_samples_and_inputs(case):
-    model, x, sampler = case
+    _, x, sampler = case
     batch = sampler.prepare(x)
     (first, *_) = sampler.draw(batch, 4, (0,), size=4)
     (again, *_) = sampler.draw(batch, 4, (0,), size=4)

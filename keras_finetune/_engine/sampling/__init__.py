@@ -69,7 +69,7 @@ class Sampler:
         self._structure: Any = None
         self._input_structure: Any = None
         self._batched: list[bool] | None = None
-        self._foldable = True
+        self._foldable = not random.unfollowed
         self._bytes_per_row: float | None = None
         self._rows: int | None = None
         self._prefix = array.Compiled(self._run_prefix)
@@ -266,8 +266,10 @@ class Sampler:
 
     def _keys(self, entropy: tuple[int, ...]) -> Any:
         sequence = np.random.SeedSequence(entropy)
-        keys = sequence.generate_state(2 * len(self._seeds)) >> np.uint32(1)
-        return array.tensor(keys.astype("int32").reshape(len(self._seeds), 2))
+        # One more than there are, for generators that no layer owns.
+        rows = len(self._seeds) + 1
+        keys = sequence.generate_state(2 * rows) >> np.uint32(2)
+        return array.tensor(keys.astype("int32").reshape(rows, 2))
 
     def _check_inputs(self, flat: list[Any]) -> None:
         for part in flat:
@@ -320,7 +322,14 @@ def sampler(
     cache = model.__dict__.setdefault(_CACHE, {})
     found = cache.get(shared)
     if found is None or found[0] != state:
-        found = (state, Sampler(model, _random_layers(model, extra), shared))
+        random = _random_layers(model, extra)
+        if shared and random.unfollowed:
+            names = ", ".join(repr(layer.name) for layer in random.unfollowed)
+            raise ValueError(
+                "Argument `masks` must be 'independent' for a model with layers that "
+                f"draw without a generator of Keras: {names}. Received: masks='shared'"
+            )
+        found = (state, Sampler(model, random, shared))
         cache[shared] = found
     return found[1]
 
@@ -331,7 +340,7 @@ def check(model: Any, random_layers: Iterable[Any]) -> None:
         raise TypeError(
             "Argument `model` must be a model of the Keras in use "
             f"({keras.__name__} {keras.__version__}). "
-            f"Received: {type(model).__module__}.{type(model).__name__}"
+            f"Received: model={model!r} of {type(model).__module__}"
         )
     if model.built:
         _random_layers(model, list(random_layers))
@@ -355,7 +364,15 @@ def batches(
     model: Any, x: Any, batch_size: int, steps: int | None
 ) -> tuple[Iterator[Any], int | None]:
     """The inputs, batch by batch, as `Model.predict` reads them, and how many."""
-    return lane.batches(model, x, batch_size, steps)
+    try:
+        return lane.batches(model, x, batch_size, steps)
+    except (TypeError, ValueError) as error:
+        shape = getattr(x, "shape", None)
+        received = f"x={x!r}" if shape is None else f"x of shape {tuple(shape)}"
+        raise ValueError(
+            "Argument `x` must be data that `Model.predict` takes. "
+            f"Received: {received} ({error})"
+        ) from error
 
 
 def progress(total: int | None, verbose: int) -> Any:

@@ -46,11 +46,6 @@ def owns_generator(layer: Any) -> bool:
     return hasattr(layer, "_random_generator")
 
 
-def is_augmentation(layer: Any) -> bool:
-    """Whether Keras made the layer to change its inputs in training."""
-    return ".layers.preprocessing" in type(layer).__module__
-
-
 def variables(model: Any) -> list[Any]:
     """What a compiled call must be given: TensorFlow sees variables by itself."""
     return []
@@ -59,6 +54,11 @@ def variables(model: Any) -> list[Any]:
 def seeds(layers: Iterable[Any]) -> list[Any]:
     """The layers that draw with a generator of their own."""
     return [layer for layer in layers if owns_generator(layer)]
+
+
+def can_follow(layer: Any) -> bool:
+    """Whether the draws of a random layer can be keyed and folded."""
+    return any(map(owns_generator, flatten_layers(layer)))
 
 
 # ------------------------------------------------------------------ functional graphs

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
+from types import GeneratorType
 from typing import Any
 
 from keras.src import backend as keras_backend
 from keras.src import tree
 from keras.src.models.functional import Functional
-from keras.src.random.seed_generator import global_seed_generator
+from keras.src.random.seed_generator import SeedGenerator, global_seed_generator
 from keras.src.saving.serialization_lib import SafeModeScope
 from keras.src.trainers.data_adapters import get_data_adapter, is_tf_dataset
 
@@ -45,23 +47,24 @@ def owns_generator(layer: Any) -> bool:
     return bool(getattr(layer, "_seed_generators", None))
 
 
-def is_augmentation(layer: Any) -> bool:
-    """Whether Keras made the layer to change its inputs in training."""
-    return ".layers.preprocessing" in type(layer).__module__
-
-
 def variables(model: Any) -> list[Any]:
     """What a compiled call must be given: only JAX cannot see variables by itself."""
     return list(model.variables) if backend() == "jax" else []
 
 
 def seeds(layers: Iterable[Any]) -> list[Any]:
-    """The seed generators of layers, and the global one that unseeded calls use."""
+    """The seed generators that layers own."""
     found = [g for layer in layers for g in getattr(layer, "_seed_generators", [])]
-    if backend() != "jax":
-        # On JAX a compiled call cannot use the global one; Keras says so itself.
-        found.append(global_seed_generator())
     return list({id(g): g for g in found}.values())
+
+
+def can_follow(layer: Any) -> bool:
+    """Whether the draws of a random layer can be keyed and folded.
+
+    A generator in the closure of a `Lambda` is met when it draws.
+    """
+    inside = flatten_layers(layer)
+    return isinstance(layer, keras.layers.Lambda) or any(map(owns_generator, inside))
 
 
 # ------------------------------------------------------------------ functional graphs
@@ -197,7 +200,7 @@ def isolated(
         stack.enter_context(keras.StatelessScope(state_mapping=mapping))
         if fold is not None:
             stack.enter_context(patched(forced(layers)))
-            stack.enter_context(patched(_folded_draws(seeds, fold)))
+            stack.enter_context(patched(_folded_draws(seeds, keys, fold)))
         yield
 
 
@@ -206,16 +209,35 @@ _random = keras_backend.random
 _SHAPED = ("uniform", "normal", "truncated_normal", "randint", "binomial", "gamma")
 
 
-def _folded_draws(seeds: Sequence[Any], fold: Fold) -> list[Patch]:
-    """Patches under which the draws of `seeds` follow `fold`, and no others."""
-    ours = {id(seed) for seed in seeds}
+def _folded_draws(seeds: Sequence[Any], keys: Any, fold: Fold) -> list[Patch]:
+    """Patches under which everything that this thread draws follows `fold`."""
+    thread = threading.get_ident()
+    known = {id(seed) for seed in seeds}
+
+    def is_ours(seed: Any) -> bool:
+        return threading.get_ident() == thread and not isinstance(seed, int)
+
+    def keyed(seed: Any) -> Any:
+        """A generator that no layer owns gets a key too, when it is first met."""
+        if seed is None:
+            # On JAX a compiled call cannot use the global one; Keras says so itself.
+            seed = global_seed_generator()
+        if isinstance(seed, SeedGenerator) and id(seed) not in known:
+            key = keys[-1] + keras_backend.convert_to_tensor(
+                [len(known), 0], dtype=keys.dtype
+            )
+            seed.state.assign(keras_backend.cast(key, seed.state.dtype))
+            known.add(id(seed))
+        return seed
+
     dropout = _random.dropout
 
     def folded_dropout(
         inputs: Any, rate: float, noise_shape: Any = None, seed: Any = None
     ) -> Any:
-        if id(seed) not in ours and seed is not None:
+        if not is_ours(seed):
             return dropout(inputs, rate, noise_shape=noise_shape, seed=seed)
+        seed = keyed(seed)
         return fold_dropout(
             lambda x, noise: dropout(x, rate, noise_shape=noise, seed=seed),
             inputs,
@@ -226,8 +248,9 @@ def _folded_draws(seeds: Sequence[Any], fold: Fold) -> list[Patch]:
 
     def folded(draw: Callable[..., Any]) -> Callable[..., Any]:
         def folded_draw(shape: Any, *args: Any, seed: Any = None, **kwargs: Any) -> Any:
-            if id(seed) not in ours and seed is not None:
+            if not is_ours(seed):
                 return draw(shape, *args, seed=seed, **kwargs)
+            seed = keyed(seed)
             return fold_draw(
                 lambda new: draw(new, *args, seed=seed, **kwargs), shape, fold, array
             )
@@ -246,6 +269,9 @@ def batches(
     model: Any, x: Any, batch_size: int, steps: int | None
 ) -> tuple[Iterator[Any], int | None]:
     """The inputs batch by batch, as `predict` would read them, and how many."""
+    if isinstance(x, GeneratorType):
+        # Keras 2 takes arrays from a generator, Keras 3 only tuples of them.
+        x = (part if isinstance(part, tuple) else (part,) for part in x)
     adapter = get_data_adapter(x=x, batch_size=batch_size, steps_per_epoch=steps)
     total = adapter.num_batches
     if steps is not None:

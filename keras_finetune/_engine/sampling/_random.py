@@ -37,6 +37,8 @@ class RandomLayers:
         suspects: Layers that own a random generator but hold other layers as well.
             What comes after them is sampled, they are not forced: a
             `BatchNormalization` inside would move.
+        unfollowed: Forced and always random layers that draw by means of their own:
+            where the samples in a batch begin and end, they do not know.
     """
 
     def __init__(self, layers: list[Any], extra: Iterable[Any] = ()) -> None:
@@ -60,7 +62,7 @@ class RandomLayers:
                 self.forced.append(layer)
             elif _draws_always(layer):
                 self.always.append(layer)
-            elif lane.owns_generator(layer) and not lane.is_augmentation(layer):
+            elif lane.owns_generator(layer) and not _made_by_keras(layer):
                 if len(lane.flatten_layers(layer)) > 1 or not accepts_training(layer):
                     self.suspects.append(layer)
                 else:
@@ -73,6 +75,11 @@ class RandomLayers:
                 inside = lane.flatten_layers(layer)
                 if any(id(part) in chosen for part in inside):
                     self.forced.append(layer)
+        self.unfollowed = [
+            layer
+            for layer in [*self.forced, *self.always]
+            if not lane.can_follow(layer)
+        ]
         self._ids = {
             id(layer) for layer in [*self.forced, *self.always, *self.suspects]
         }
@@ -106,6 +113,12 @@ def settings(layer: Any) -> tuple[Any, ...]:
 
 def accepts_training(layer: Any) -> bool:
     return "training" in lane.call_parameters(layer)
+
+
+def _made_by_keras(layer: Any) -> bool:
+    """Whether `is_random` knows all about a layer, a cell or an augmentation say."""
+    ours = type(layer).__module__.partition(".")[0] == keras.__name__
+    return ours or isinstance(layer, _NOISE + _RECURRENT + _ATTENTION)
 
 
 def _positive(layer: Any, *names: str) -> bool:

@@ -105,6 +105,9 @@ class Compiled:
                 dims = output.shape
                 if dims.rank and dims[0] is None and output.dtype.is_floating:
                     inner = [longest if d is None else d for d in dims[1:]]
+                    if list(dims[1:]).count(None) > 1:
+                        # The same tensor as before, regrouped by sample and row.
+                        continue
                     size = rows * int(np.prod(inner, dtype=np.int64))
                     largest = max(largest, size * output.dtype.size)
         return largest
