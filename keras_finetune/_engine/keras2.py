@@ -462,13 +462,11 @@ def _legacy_patches(leaf: Any, factor: Callable[[Any], float]) -> list[Patch]:
 
     def hooked(name: str) -> Patch:
         original = getattr(leaf, name)
-        arguments = inspect.signature(original).parameters
+        takes_state = "apply_state" in inspect.signature(original).parameters
 
         def apply(grad: Any, var: Any, *indices: Any, apply_state: Any = None) -> Any:
             value = factor(var)
-            state: dict[str, Any] = {}
-            if "apply_state" in arguments:
-                state["apply_state"] = apply_state
+            state = {"apply_state": apply_state} if takes_state else {}
             if value == 1.0:
                 return original(grad, var, *indices, **state)
             with scaled(value):
@@ -477,10 +475,17 @@ def _legacy_patches(leaf: Any, factor: Callable[[Any], float]) -> list[Patch]:
                     state["apply_state"] = memo.get(key, lambda: prepare(var))
                 return original(grad, var, *indices, **state)
 
-        # Keras passes `apply_state` to those that have an argument of that name.
-        if "apply_state" in arguments:
-            return Patch(leaf, name, apply)
-        return Patch(leaf, name, lambda grad, var, *indices: apply(grad, var, *indices))
+        # Keras looks up once, and remembers, whether `apply_state` is among the named
+        # arguments; where it is not, each update computes that state for itself.
+        def dense(grad: Any, var: Any, apply_state: Any = None) -> Any:
+            return apply(grad, var, apply_state=apply_state)
+
+        def sparse(grad: Any, var: Any, indices: Any, apply_state: Any = None) -> Any:
+            return apply(grad, var, indices, apply_state=apply_state)
+
+        if not takes_state:
+            return Patch(leaf, name, lambda grad, var, *rest: apply(grad, var, *rest))
+        return Patch(leaf, name, sparse if name.endswith("sparse") else dense)
 
     return [hooked("_resource_apply_dense"), hooked("_resource_apply_sparse")]
 

@@ -86,6 +86,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
                 "Received: " + ", ".join(f"{k}={v!r}" for k, v in given.items())
             )
         self._groups: LayerGroups | None = None
+        self._still: set[Hashable] = set()
         self._hook: session.LoadHook | None = None
 
     def factors(self, model: Any) -> dict[str, float]:
@@ -105,8 +106,12 @@ class DiscriminativeLR(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         model = self.model
-        session.check(model, scale=True)
-        self._begin()
+        try:
+            session.check(model, scale=True)
+            self._begin()
+        except BaseException:
+            self._unhook()
+            raise
         session.warn_inexact(model)
         if self.bounds is not None and session.steps_taken(model) == 0:
             high = self.bounds[1]
@@ -131,7 +136,8 @@ class DiscriminativeLR(keras.callbacks.Callback):
         running = session.join(model)
         running.enter(self)
         running.scale(self, {k: f for k, f in factors.items() if f not in (0.0, 1.0)})
-        running.hide(self, [v for v in model.weights if not factors[variable_key(v)]])
+        self._still = {key for key, factor in factors.items() if factor == 0.0}
+        running.hide(self, [v for v in model.weights if variable_key(v) in self._still])
         return running
 
     def _fit_file(self, count: int) -> None:
@@ -145,7 +151,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
 
     def _rate(self, group: LayerGroup) -> float:
         running = session.join(self.model)
-        trains = {variable_key(v) for v in self.model.trainable_variables}
+        trains = {variable_key(v) for v in self.model.trainable_variables} - self._still
         rates = [
             session.learning_rate(self.model, v) * running.factor(v)
             for v in group.variables
@@ -165,7 +171,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
             if given is None and self.bounds is not None:
                 given = _schedules.geometric(*self.bounds, n)
             elif given is None:
-                given = _schedules.powers(self.decay, n)
+                given = self._powers(n)
             if len(given) != n:
                 raise ValueError(
                     f"Argument `multipliers` must have one factor for each of the {n} "
@@ -179,6 +185,15 @@ class DiscriminativeLR(keras.callbacks.Callback):
         return {
             variable_key(v): chosen.get(variable_key(v), 1.0) for v in model.weights
         }
+
+    def _powers(self, n: int) -> list[float]:
+        try:
+            return _schedules.powers(self.decay, n)
+        except OverflowError:
+            raise ValueError(
+                f"Argument `decay` must have finite powers up to {n - 1}, for {n} "
+                f"groups. Received: decay={self.decay!r}"
+            ) from None
 
 
 def _by_name(
