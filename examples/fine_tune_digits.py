@@ -2,8 +2,10 @@
 
 A small convolutional network is pre-trained on the handwritten digits 0 to 4, saved,
 loaded again, given a new head, and fine-tuned on a few examples of the digits 5 to 9.
-The images are the 1,797 of 8 by 8 pixels that come with scikit-learn: nothing is
-downloaded. Runs on Keras 3, Keras 2.15 and tf_keras alike:
+Each way is tried at two base rates, a careful one and one ten times as high, because
+the rate is what a user does not know. The images are the 1,797 of 8 by 8 pixels that
+come with scikit-learn: nothing is downloaded. Runs on Keras 3, Keras 2.15 and
+tf_keras alike.
 
     python examples/fine_tune_digits.py
     python examples/fine_tune_digits.py --seeds 10 --per-class 20
@@ -29,7 +31,9 @@ from keras_finetune import DiscriminativeLR, GradualUnfreeze, layer_groups
 
 layers = keras.layers
 
-FROZEN_EPOCHS = 8  # head only, in the recipes that begin so
+RATES = (0.003, 0.03)
+FROZEN_EPOCHS = 8  # head only, in the recipe by hand
+OURS = "one fit, ours"
 
 
 def load(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,60 +112,65 @@ class Task:
 # --- the five ways; each sees the same examples for the same number of epochs ---------
 
 
-def from_scratch(task: Task, path: Path, epochs: int) -> keras.Model:
+def from_scratch(task: Task, path: Path, rate: float, epochs: int) -> keras.Model:
     """A new network, everything at one rate."""
-    model = compile_model(build_model(), 3e-3)
+    model = compile_model(build_model(), rate)
     task.fit(model, epochs=epochs)
     return model
 
 
-def head_only(task: Task, path: Path, epochs: int) -> keras.Model:
+def head_only(task: Task, path: Path, rate: float, epochs: int) -> keras.Model:
     """The pre-trained body stays frozen."""
     model = with_new_head(path)
     for layer in model.layers[:-1]:
         layer.trainable = False
-    compile_model(model, 3e-3)
+    compile_model(model, rate)
     task.fit(model, epochs=epochs)
     return model
 
 
-def everything(task: Task, path: Path, epochs: int) -> keras.Model:
+def everything(task: Task, path: Path, rate: float, epochs: int) -> keras.Model:
     """All of the pre-trained network from the start, at one rate."""
-    model = compile_model(with_new_head(path), 3e-3)
+    model = compile_model(with_new_head(path), rate)
     task.fit(model, epochs=epochs)
     return model
 
 
-def two_fits(task: Task, path: Path, epochs: int) -> keras.Model:
-    """By hand: fit frozen, unfreeze, compile with a lower rate, fit again."""
+def two_fits(task: Task, path: Path, rate: float, epochs: int) -> keras.Model:
+    """By hand: fit frozen, unfreeze, compile with a tenth of the rate, fit again."""
     model = with_new_head(path)
     for layer in model.layers[:-1]:
         layer.trainable = False
-    compile_model(model, 3e-3)
+    compile_model(model, rate)
     task.fit(model, epochs=FROZEN_EPOCHS)
     for layer in model.layers:
         layer.trainable = True
-    compile_model(model, 1e-3)
+    compile_model(model, rate / 10)
     task.fit(model, epochs=epochs - FROZEN_EPOCHS)
     return model
 
 
 def callbacks() -> list[keras.callbacks.Callback]:
     """Ours: two callbacks, and nothing else differs from plain Keras."""
-    return [
-        GradualUnfreeze(every=FROZEN_EPOCHS),
-        DiscriminativeLR(decay=2.0),
-    ]
+    return [GradualUnfreeze(every=1), DiscriminativeLR(decay=2.6)]
 
 
 def one_fit(
-    task: Task, path: Path, epochs: int, **kwargs: object
+    task: Task, path: Path, rate: float, epochs: int, **kwargs: object
 ) -> tuple[keras.Model, list[keras.callbacks.Callback], keras.callbacks.History]:
     """GradualUnfreeze and DiscriminativeLR in one `fit`."""
-    model = compile_model(with_new_head(path), 3e-3)
+    model = compile_model(with_new_head(path), rate)
     chosen = callbacks()
     history = task.fit(model, epochs=epochs, callbacks=chosen, **kwargs)
     return model, chosen, history
+
+
+WAYS = {
+    "from scratch": from_scratch,
+    "head only": head_only,
+    "everything, one rate": everything,
+    "two fits by hand": two_fits,
+}
 
 
 def main() -> None:
@@ -181,62 +190,62 @@ def main() -> None:
 
 
 def compare(path: Path, arguments: argparse.Namespace) -> None:
-    """Fine-tunes in every way on every seed."""
+    """Fine-tunes in every way, at every rate, on every seed."""
     epochs, seeds = arguments.epochs, arguments.seeds
-    model = compile_model(with_new_head(path), 3e-3)
+    model = compile_model(with_new_head(path), RATES[0])
     print(f"{layer_groups(model)}\n")
     callbacks()[0].plan(model, epochs)
     print()
 
-    ways = {
-        "from scratch": from_scratch,
-        "head only": head_only,
-        "everything, one rate": everything,
-        "two fits by hand": two_fits,
-    }
-    results: dict[str, list[float]] = {name: [] for name in (*ways, "one fit, ours")}
+    results = {(name, rate): [] for name in (*WAYS, OURS) for rate in RATES}
     for seed in range(seeds):
         task = Task(seed, arguments.per_class)
-        for name, way in ways.items():
+        for rate in RATES:
+            for name, way in WAYS.items():
+                keras.utils.set_random_seed(seed)
+                model = way(task, path, rate, epochs)
+                results[name, rate].append(task.accuracy(model))
             keras.utils.set_random_seed(seed)
-            results[name].append(task.accuracy(way(task, path, epochs)))
-        keras.utils.set_random_seed(seed)
-        shown = {"validation_data": task.test, "verbose": 1} if seed == 0 else {}
-        model, chosen, history = one_fit(task, path, epochs, **shown)
-        results["one fit, ours"].append(task.accuracy(model))
-        if seed == 0:
-            plot(history, chosen, arguments.out)
+            first = seed == 0 and rate == RATES[0]
+            shown = {"validation_data": task.test, "verbose": 2} if first else {}
+            model, chosen, history = one_fit(task, path, rate, epochs, **shown)
+            results[OURS, rate].append(task.accuracy(model))
+            if first:
+                plot(history, chosen, arguments.out)
+            keras.backend.clear_session()
         print(f"seed {seed + 1} of {seeds} done", flush=True)
 
     print(
         f"\nTest accuracy on the digits 5 to 9 after {epochs} epochs on "
-        f"{arguments.per_class} examples a class, {seeds} seeds:\n"
+        f"{arguments.per_class} examples a class:\nmean and standard error over "
+        f"{seeds} seeds, Adam at two base rates\n"
     )
-    print(f"{'way':<22}{'mean':>8}{'std. error':>12}")
-    for name, values in results.items():
-        error = np.std(values, ddof=1) / np.sqrt(len(values)) if seeds > 1 else np.nan
-        print(f"{name:<22}{np.mean(values):>8.4f}{error:>12.4f}")
+    print(f"{'':<22}" + "".join(f"{f'rate {rate:g}':>20}" for rate in RATES))
+    for name in (*WAYS, OURS):
+        cells = [mean_and_error(results[name, rate]) for rate in RATES]
+        print(f"{name:<22}" + "".join(f"{m:>11.4f} +-{e:.4f}" for m, e in cells))
     explain(results)
-    print(f"\nFigure: {arguments.out.resolve()}")
+    print(f"\nFigure: {arguments.out}")
 
 
-def explain(results: dict[str, list[float]]) -> None:
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """Mean and its standard error."""
+    n = len(values)
+    error = np.std(values, ddof=1) / np.sqrt(n) if n > 1 else np.inf
+    return float(np.mean(values)), float(error)
+
+
+def explain(results: dict[tuple[str, float], list[float]]) -> None:
     """Says in words what the table shows, whatever it shows."""
-    ours = np.array(results["one fit, ours"])
-    print()
-    for name, values in results.items():
-        if name == "one fit, ours":
-            continue
-        gain = ours - np.array(values)
-        mean, n = gain.mean(), len(gain)
-        error = gain.std(ddof=1) / np.sqrt(n) if n > 1 else np.inf
-        verdict = "no clear difference"
-        if abs(mean) > 2 * error:
-            verdict = "ours is better" if mean > 0 else "ours is worse"
-        print(
-            f"ours - {name}: {mean:+.4f} +- {error:.4f} (paired): {verdict}, "
-            f"better on {int((gain > 0).sum())} of {n} seeds"
-        )
+    for rate in RATES:
+        print(f"\nAt the rate {rate:g}, seed by seed:")
+        for name in WAYS:
+            gain = np.array(results[OURS, rate]) - np.array(results[name, rate])
+            mean, error = mean_and_error(list(gain))
+            verdict = "no clear difference"
+            if abs(mean) > 2 * error:
+                verdict = "ours is better" if mean > 0 else "ours is worse"
+            print(f"  ours - {name:<22}{mean:+.4f} +-{error:.4f}  {verdict}")
 
 
 def plot(history: keras.callbacks.History, chosen: list, out: Path) -> None:

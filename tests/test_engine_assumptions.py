@@ -168,7 +168,9 @@ def test_an_optimizer_of_ones_own_works():
     class Own(keras.optimizers.Optimizer):
         def build(self, variables):
             super().build(variables)
-            self.sums = self.add_optimizer_variables(variables, "sum")
+            self.sums = [
+                self.add_variable_from_reference(v, name="sum") for v in variables
+            ]
             self.total = self.add_variable((), name="total")
 
         def update_step(self, gradient, variable, learning_rate):
