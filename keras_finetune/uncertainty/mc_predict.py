@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -123,27 +124,28 @@ def mc_predict(
     streams: list[_streams.Stream] = []
     plan: list[int] = []
     done = 0
-    for index, inputs in enumerate(batches):
-        if sampler is None:
-            sampler = sampling.sampler(model, inputs, chosen, masks == "shared")
-        batch = sampler.prepare(inputs)
-        if not plan:
-            plan = sampler.plan(batch, samples)
-        for part, count in enumerate(plan):
-            entropy = (seed, part) if masks == "shared" else (seed, part, index)
-            drawn = sampler.draw(batch, count, entropy, size=plan[0])
-            outputs = _all_outputs(sampler, batch, drawn, count)
-            if not streams:
-                streams = _make_streams(sampler, outputs, output, keep_samples)
-            for position, (stream, values) in enumerate(
-                zip(streams, outputs, strict=True)
-            ):
-                _check_finite(values, position, index)
-                stream.update(values)
-            done += count
-            bar.add(count)
-        for stream in streams:
-            stream.end_batch()
+    with closing(batches):
+        for index, inputs in enumerate(batches):
+            if sampler is None:
+                sampler = sampling.sampler(model, inputs, chosen, masks == "shared")
+            batch = sampler.prepare(inputs)
+            if not plan:
+                plan = sampler.plan(batch, samples)
+            for part, count in enumerate(plan):
+                entropy = (seed, part) if masks == "shared" else (seed, part, index)
+                drawn = sampler.draw(batch, count, entropy, size=plan[0])
+                outputs = _all_outputs(sampler, batch, drawn, count)
+                if not streams:
+                    streams = _make_streams(sampler, outputs, output, keep_samples)
+                for position, (stream, values) in enumerate(
+                    zip(streams, outputs, strict=True)
+                ):
+                    _check_finite(values, position, index)
+                    stream.update(values)
+                done += count
+                bar.add(count)
+            for stream in streams:
+                stream.end_batch()
     if sampler is None:
         raise ValueError(
             f"Argument `x` must hold at least one batch. Received: x={x!r}"

@@ -63,7 +63,7 @@ class MCPrediction:
     >>> prediction.mean.round(2)
     array([[0.7, 0.3]])
     >>> prediction.mutual_information.round(4)
-    array([0.1018])
+    array([0.1017])
 
     References:
 

@@ -283,7 +283,8 @@ def test_samples_are_folded_within_the_memory_that_is_allowed(monkeypatch):
     sampler = sampling.sampler(model, x, (), shared=False)
     batch = sampler.prepare(x)
     assert sampler.plan(batch, 50) == [50]
-    per_sample = sampler._bytes_per_row * batch.padded
+    (per_row,) = sampler._bytes_per_row.values()
+    per_sample = per_row * batch.padded
     # The widest tensor has 6 inputs of 6 float32; masks may be drawn wider.
     assert 6 * 6 * 4 <= per_sample <= 6 * 6 * 8
     monkeypatch.setattr(sampling, "CHUNK_BYTES", 7.5 * per_sample)

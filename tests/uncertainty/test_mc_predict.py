@@ -345,7 +345,8 @@ def test_half_precision_is_accumulated_in_double():
 
 
 def two_inputs():
-    first, second = keras.Input((8,), name="first"), keras.Input((8,), name="second")
+    # Not in the order of the alphabet, in which dicts are flattened.
+    first, second = keras.Input((8,), name="one"), keras.Input((8,), name="another")
     x = layers.Concatenate()([layers.Dense(4)(first), layers.Dense(4)(second)])
     outputs = layers.Dense(2)(layers.Dropout(0.5)(x))
     return keras.Model([first, second], outputs)
@@ -406,7 +407,7 @@ def test_a_data_loader(model, expected):
 def test_lists_and_dicts_of_inputs():
     made = two_inputs()
     expected = predict(made, [X, 2 * X]).mean
-    by_name = {"second": 2 * X, "first": X}
+    by_name = {"another": 2 * X, "one": X}
     np.testing.assert_array_equal(predict(made, by_name).mean, expected)
     generator = (((x, 2 * x),) for x in in_batches())
     np.testing.assert_array_equal(predict(made, generator).mean, expected)
@@ -511,7 +512,7 @@ def test_a_model_without_randomness_is_refused():
 
 def test_wrong_inputs_are_refused():
     made = two_inputs()
-    with pytest.raises(ValueError, match="first, second.*Received: 1 array"):
+    with pytest.raises(ValueError, match="one, another.*Received: 1 array"):
         predict(made, X)
     with pytest.raises(ValueError, match="`x`.*Received"):
         predict(made, object())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ class Sampler:
         self._input_structure: Any = None
         self._batched: list[bool] | None = None
         self._foldable = not random.unfollowed
-        self._bytes_per_row: float | None = None
+        self._bytes_per_row: dict[Any, float] = {}
         self._rows: int | None = None
         self._prefix = array.Compiled(self._run_prefix)
         self._suffix = array.Compiled(self._run_suffix)
@@ -198,17 +198,20 @@ class Sampler:
         """How many samples go into each call: equal parts that bound the memory."""
         if samples == 1:
             return [1]
+        # Longer sequences or larger images are measured anew.
+        sizes = tuple(tuple(getattr(x, "shape", ()))[1:] for x in batch.values)
         with _lock, array.seeded(0):
-            if self._bytes_per_row is None:
+            if sizes not in self._bytes_per_row:
                 largest = self._suffix.largest(
                     *self._arguments(batch, 1, self._keys((0,))),
                     rows=batch.padded,
                     batched=self._open_axes(batch),
                 )
-                self._bytes_per_row = largest / batch.padded
+                self._bytes_per_row[sizes] = largest / batch.padded
         limit = 1
         if self._foldable:
-            limit = int(CHUNK_BYTES // max(1.0, self._bytes_per_row * batch.padded))
+            per_sample = self._bytes_per_row[sizes] * batch.padded
+            limit = int(CHUNK_BYTES // max(1.0, per_sample))
         calls = -(-samples // max(1, limit))
         size = -(-samples // calls)
         return [size] * (samples // size) + [samples % size] * (samples % size > 0)
@@ -313,8 +316,10 @@ def sampler(
         model(first, training=False)
     extra = list(random_layers)
     layers = lane.flatten_layers(model)
+    # A list and a dict of the same inputs are packed and unpacked differently.
+    structure = lane.pack(first, range(len(lane.flatten(first))))
     state = (
-        shared,
+        repr(structure),
         tuple(x if isinstance(x, str) else id(x) for x in extra),
         tuple((id(layer), type(layer), settings(layer)) for layer in layers),
         tuple(id(variable) for variable in model.variables),
@@ -362,7 +367,7 @@ def _random_layers(model: Any, extra: list[Any]) -> RandomLayers:
 
 def batches(
     model: Any, x: Any, batch_size: int, steps: int | None
-) -> tuple[Iterator[Any], int | None]:
+) -> tuple[Generator[Any, None, None], int | None]:
     """The inputs, batch by batch, as `Model.predict` reads them, and how many."""
     try:
         return lane.batches(model, x, batch_size, steps)

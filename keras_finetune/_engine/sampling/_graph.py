@@ -88,6 +88,9 @@ class Graph:
 
     def _append(self, scope: int, node: Any, steps: list[Step]) -> None:
         reads = [(scope, id(x)) for x in node.inputs]
+        if any(key not in self._batched for key in reads):
+            # What lies before an intermediate tensor that the model takes as input.
+            return
         writes = [(scope, id(x)) for x in node.outputs]
         for key, symbolic in zip(writes, node.outputs, strict=True):
             self._batched[key] = symbolic.shape[0] is None if symbolic.shape else False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
@@ -315,13 +315,13 @@ class _Draws:
 
 def batches(
     model: Any, x: Any, batch_size: int, steps: int | None
-) -> tuple[Iterator[Any], int | None]:
+) -> tuple[Generator[Any, None, None], int | None]:
     """The inputs batch by batch, as `predict` would read them, and how many."""
     handler = _DataHandler(
         x=x, batch_size=batch_size, steps_per_epoch=steps, epochs=1, model=model
     )
 
-    def read() -> Iterator[Any]:
+    def read() -> Generator[Any, None, None]:
         for _, iterator in handler.enumerate_epochs():
             with handler.catch_stop_iteration():
                 for _ in handler.steps():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
 from types import GeneratorType
@@ -267,7 +267,7 @@ def _folded_draws(seeds: Sequence[Any], keys: Any, fold: Fold) -> list[Patch]:
 
 def batches(
     model: Any, x: Any, batch_size: int, steps: int | None
-) -> tuple[Iterator[Any], int | None]:
+) -> tuple[Generator[Any, None, None], int | None]:
     """The inputs batch by batch, as `predict` would read them, and how many."""
     if isinstance(x, GeneratorType):
         # Keras 2 takes arrays from a generator, Keras 3 only tuples of them.
@@ -277,13 +277,16 @@ def batches(
     if steps is not None:
         total = steps if total is None else min(steps, total)
 
-    def read() -> Iterator[Any]:
+    def read() -> Generator[Any, None, None]:
         adapter.on_epoch_begin()
         # As TensorFlow's own tensors, a dataset may hold ragged ones.
         direct = backend() == "tensorflow" and is_tf_dataset(x)
-        source = iter(x if direct else adapter.get_numpy_iterator())
-        for data in source if total is None else islice(source, total):
-            yield keras.utils.unpack_x_y_sample_weight(data)[0]
-        adapter.on_epoch_end()
+        try:
+            source = iter(x if direct else adapter.get_numpy_iterator())
+            for data in source if total is None else islice(source, total):
+                yield keras.utils.unpack_x_y_sample_weight(data)[0]
+        finally:
+            # Stops the threads that a `PyDataset` may have started.
+            adapter.on_epoch_end()
 
     return read(), total
