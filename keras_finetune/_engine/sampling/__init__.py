@@ -196,8 +196,8 @@ class Sampler:
 
     def plan(self, batch: Batch, samples: int) -> list[int]:
         """How many samples go into each call: equal parts that bound the memory."""
-        if samples == 1:
-            return [1]
+        if samples == 1 or not self._foldable:
+            return [1] * samples
         # Longer sequences or larger images are measured anew.
         sizes = tuple(tuple(getattr(x, "shape", ()))[1:] for x in batch.values)
         with _lock, array.seeded(0):
