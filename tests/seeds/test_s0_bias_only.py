@@ -54,15 +54,15 @@ def hand_written_loop(model, epochs):
 def test_follows_the_hand_written_loop():
     model, other = compiled(), iris_net()
     start = model.get_weights()
-    fit(model, 2, callbacks=[TrainOnly("bias")])
-    hand_written_loop(other, 2)
+    fit(model, 1, callbacks=[TrainOnly("bias")])
+    hand_written_loop(other, 1)
     for i, (before, one, two) in enumerate(
         zip(start, model.get_weights(), other.get_weights(), strict=True)
     ):
         if i % 2 == 0:
             np.testing.assert_array_equal(one, before)
         else:
-            assert np.abs(one - before).max() > 0.01
+            assert np.abs(one - before).max() > 0.005
             # Compiled and eager steps fuse differently.
             np.testing.assert_allclose(one, two, rtol=0, atol=2e-5)
 
