@@ -27,7 +27,12 @@ if os.environ.get("TF_USE_LEGACY_KERAS") == "1":
 else:
     import keras
 
-from keras_finetune import DiscriminativeLR, GradualUnfreeze, layer_groups
+from keras_finetune import (
+    DiscriminativeLR,
+    GradualUnfreeze,
+    layer_groups,
+    plot_history,
+)
 
 layers = keras.layers
 
@@ -250,9 +255,7 @@ def explain(results: dict[tuple[str, float], list[float]]) -> None:
 
 def plot(history: keras.callbacks.History, chosen: list, out: Path) -> None:
     """Loss with stage marks, and the rate of each group."""
-    from keras_finetune.plotting import plot_history
-
-    figure = plot_history([history, chosen[0]])
+    figure = plot_history(history, *chosen)
     figure.savefig(out, dpi=120)
 
 

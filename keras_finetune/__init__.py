@@ -1,5 +1,6 @@
 """Fine-tuning for Keras, inside one `model.fit`."""
 
+from keras_finetune import layers, optimizers, uncertainty
 from keras_finetune.callbacks import (
     DiscriminativeLR,
     GradualUnfreeze,
@@ -7,6 +8,9 @@ from keras_finetune.callbacks import (
     WeightNormLogger,
 )
 from keras_finetune.layer_groups import LayerGroup, LayerGroups, layer_groups
+from keras_finetune.layers import MCDropout, convert_dropout
+from keras_finetune.plotting import plot_history
+from keras_finetune.uncertainty import MCPrediction, mc_predict
 
 __version__ = "0.1.0"
 
@@ -15,7 +19,15 @@ __all__ = [
     "GradualUnfreeze",
     "LayerGroup",
     "LayerGroups",
+    "MCDropout",
+    "MCPrediction",
     "TrainOnly",
     "WeightNormLogger",
+    "convert_dropout",
     "layer_groups",
+    "layers",
+    "mc_predict",
+    "optimizers",
+    "plot_history",
+    "uncertainty",
 ]

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from keras_finetune import _checks
+
 # Told apart in greyscale too: no two neighbours share a line, a marker or a shade.
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -22,7 +24,9 @@ _WIDE_STAGE = 0.16  # the share of the width that a stage's text needs
 
 
 def plot_history(
-    *sources: Any,
+    history: Any,
+    callbacks: Any = (),
+    *,
     metrics: Sequence[str] | None = None,
     title: str | None = None,
     figsize: tuple[float, float] | None = None,
@@ -41,9 +45,10 @@ def plot_history(
     `figure.savefig("training.png")` writes it.
 
     Args:
-        *sources: What to draw, in any order, also in lists: a Keras `History` or its
-            dictionary, and callbacks that keep a history of their own
-            (`GradualUnfreeze`, `WeightNormLogger`).
+        history: What to draw: a Keras `History` or its dictionary, a callback that
+            keeps a history of its own (`GradualUnfreeze`, `WeightNormLogger`), or a
+            list of those.
+        callbacks: More of the same.
         metrics: The metrics to draw, in this order, without `"val_"`. Defaults to all
             in the history.
         title: A title for the figure.
@@ -55,7 +60,7 @@ def plot_history(
 
     Raises:
         ImportError: If matplotlib is not installed.
-        TypeError: If a source is none of these.
+        TypeError: If an argument has the wrong type.
         ValueError: If there is nothing to draw, or a metric is not in the history.
 
     Example:
@@ -70,14 +75,17 @@ def plot_history(
         raise ImportError(
             "`plot_history` needs matplotlib: `pip install keras-finetune[plot]`."
         ) from error
+    _check(metrics, title, figsize)
+    _check(metrics, title, figsize)
     training = _Training()
-    for source in _flat(sources):
-        training.add(source)
+    for name, sources in (("history", history), ("callbacks", callbacks)):
+        for source in _flat([sources]):
+            training.add(source, name)
     panels = training.panels(metrics)
     if not panels:
         raise ValueError(
-            "`plot_history` needs at least one epoch to draw. "
-            f"Received: sources={sources!r}"
+            "Argument `history` must have at least one epoch to draw. "
+            f"Received: history={history!r}"
         )
     figure = Figure(figsize or (8.0, 0.8 + 1.9 * len(panels)), layout="constrained")
     grid: Any = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
@@ -90,6 +98,30 @@ def plot_history(
     if title is not None:
         figure.suptitle(title)
     return figure
+
+
+def _check(metrics: Any, title: Any, figsize: Any) -> None:
+    if metrics is not None and (
+        isinstance(metrics, str)
+        or not isinstance(metrics, Sequence)
+        or not all(isinstance(name, str) for name in metrics)
+    ):
+        raise TypeError(
+            "Argument `metrics` must be a list of names or `None`. "
+            f"Received: metrics={metrics!r}"
+        )
+    if not isinstance(title, (str, type(None))):
+        raise TypeError(
+            f"Argument `title` must be a string or `None`. Received: title={title!r}"
+        )
+    if figsize is not None:
+        if not isinstance(figsize, Sequence) or len(figsize) != 2:
+            raise TypeError(
+                "Argument `figsize` must be a pair (width, height) or `None`. "
+                f"Received: figsize={figsize!r}"
+            )
+        for inches in figsize:
+            _checks.number("figsize", inches, 0.0, exclusive=True)
 
 
 @dataclass
@@ -118,8 +150,10 @@ class _Training:
     lines: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
     stages: list[Mapping[str, Any]] = field(default_factory=list)
 
-    def add(self, source: Any) -> None:
+    def add(self, source: Any, argument: str) -> None:
         history = getattr(source, "history", source)
+        if history is source and hasattr(source, "on_epoch_end"):
+            return  # a callback that writes into the logs, such as `DiscriminativeLR`
         if isinstance(history, Mapping):
             epochs = list(getattr(source, "epoch", ()))
             for name, values in history.items():
@@ -135,9 +169,9 @@ class _Training:
                 self._add_rows(history, source)
         else:
             raise TypeError(
-                "`plot_history` takes a Keras `History`, a dictionary of lists, or "
-                "callbacks with a `history` of their own. "
-                f"Received: {source!r} (of type {type(source).__name__})"
+                f"Argument `{argument}` must be a Keras `History`, a dictionary of "
+                "lists, a callback with a `history` of its own, or a list of those. "
+                f"Received: {argument}={source!r} (of type {type(source).__name__})"
             )
 
     def _add_rows(self, rows: Sequence[Mapping[str, Any]], source: Any) -> None:
@@ -237,6 +271,27 @@ class _Training:
             for one in series[: len(whole)]:
                 one.label = "all" if label != "learning rate" else "base"
         return _Panel(label, series)
+
+
+def _check(metrics: Any, title: Any, figsize: Any) -> None:
+    if metrics is not None and not (
+        isinstance(metrics, (list, tuple)) and all(isinstance(m, str) for m in metrics)
+    ):
+        raise TypeError(
+            "Argument `metrics` must be a list of names or None. "
+            f"Received: metrics={metrics!r}"
+        )
+    if title is not None and not isinstance(title, str):
+        raise TypeError(
+            f"Argument `title` must be a string or None. Received: title={title!r}"
+        )
+    if figsize is not None and not (
+        isinstance(figsize, (list, tuple)) and len(figsize) == 2
+    ):
+        raise TypeError(
+            "Argument `figsize` must be a width and a height in inches, or None. "
+            f"Received: figsize={figsize!r}"
+        )
 
 
 def _flat(sources: Iterable[Any]) -> Iterable[Any]:

@@ -61,6 +61,7 @@ VALID = {
     "model": built_model,
     "rate": lambda: 0.5,
     "select": lambda: "bias",
+    "sources": lambda: {"loss": [1.0]},
     "stddev": lambda: 0.5,
     "x": lambda: np.zeros((2, 3), "float32"),
 }
@@ -137,6 +138,12 @@ def own_parameters(public):
     return [p for p in parameters(public) if p.name not in inherited | {"name"}]
 
 
+def many(public):
+    """The name of the argument that takes any number of values, if there is one."""
+    every = inspect.signature(public).parameters.values()
+    return [p.name for p in every if p.kind is inspect.Parameter.VAR_POSITIONAL]
+
+
 def required(public):
     return [p for p in parameters(public) if p.default is inspect.Parameter.empty]
 
@@ -184,7 +191,8 @@ def test_docstring_documents_each_argument(public):
     text = sections(public.__doc__).get("Args", "")
     documented = re.findall(r"^    \*{0,2}(\w+)(?:, (\w+))*:", text, re.MULTILINE)
     documented = {name for names in documented for name in names if name}
-    assert documented - {"kwargs", "args"} == {p.name for p in parameters(public)}
+    anonymous = {"kwargs", "args", *many(public)}
+    assert documented - anonymous == {p.name for p in parameters(public)}
 
 
 @over(OBJECTS)
@@ -239,7 +247,7 @@ def test_a_wrong_argument_is_named_with_its_value(public, argument):
 
 
 def use(public, arguments):
-    made = public(**arguments)
+    made = public(*(VALID[name]() for name in many(public)), **arguments)
     if not isinstance(made, keras.callbacks.Callback):
         return
     # What cannot be checked without the model is refused before training starts.

@@ -61,7 +61,7 @@ def _key(variable: Any) -> Any:
         variable = variable._distributed_container()
     elif isinstance(variable, tf.__internal__.CompositeTensor):
         # Not asked of a distributed variable: it has no handle outside a replica.
-        handle = getattr(variable, "handle", None)
+        handle: Any = getattr(variable, "handle", None)
         if hasattr(handle, "_distributed_container"):
             variable = handle._distributed_container()
     return getattr(variable, "_unique_id", id(variable))
