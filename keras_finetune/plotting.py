@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_finetune import _checks
-
 # Told apart in greyscale too: no two neighbours share a line, a marker or a shade.
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -76,7 +74,6 @@ def plot_history(
             "`plot_history` needs matplotlib: `pip install keras-finetune[plot]`."
         ) from error
     _check(metrics, title, figsize)
-    _check(metrics, title, figsize)
     training = _Training()
     for name, sources in (("history", history), ("callbacks", callbacks)):
         for source in _flat([sources]):
@@ -98,30 +95,6 @@ def plot_history(
     if title is not None:
         figure.suptitle(title)
     return figure
-
-
-def _check(metrics: Any, title: Any, figsize: Any) -> None:
-    if metrics is not None and (
-        isinstance(metrics, str)
-        or not isinstance(metrics, Sequence)
-        or not all(isinstance(name, str) for name in metrics)
-    ):
-        raise TypeError(
-            "Argument `metrics` must be a list of names or `None`. "
-            f"Received: metrics={metrics!r}"
-        )
-    if not isinstance(title, (str, type(None))):
-        raise TypeError(
-            f"Argument `title` must be a string or `None`. Received: title={title!r}"
-        )
-    if figsize is not None:
-        if not isinstance(figsize, Sequence) or len(figsize) != 2:
-            raise TypeError(
-                "Argument `figsize` must be a pair (width, height) or `None`. "
-                f"Received: figsize={figsize!r}"
-            )
-        for inches in figsize:
-            _checks.number("figsize", inches, 0.0, exclusive=True)
 
 
 @dataclass
