@@ -188,14 +188,28 @@ def test_nothing_is_shown_and_the_figure_can_be_saved(monkeypatch):
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [
-        (3, TypeError, "takes a Keras `History`.*type int"),
-        ({}, ValueError, "at least one epoch"),
-        ({"loss": []}, ValueError, "at least one epoch"),
+        (3, TypeError, r"`history` must be a Keras `History`.*history=3 \(of type int"),
+        ({}, ValueError, "`history` must have at least one epoch"),
+        ({"loss": []}, ValueError, "`history` must have at least one epoch"),
     ],
 )
 def test_errors(source, error, message):
     with pytest.raises(error, match=message):
         plot_history(source)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"callbacks": 3}, "`callbacks` must be a Keras `History`"),
+        ({"metrics": "loss"}, "`metrics` must be a list of names or None"),
+        ({"title": 3}, "Received: title=3"),
+        ({"figsize": 3}, "`figsize` must be a width and a height"),
+    ],
+)
+def test_errors_of_types(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        plot_history({"loss": [1.0]}, **arguments)
 
 
 def test_matplotlib_missing_is_said(monkeypatch):

@@ -79,8 +79,10 @@ class WeightNormLogger(keras.callbacks.Callback):
     >>> history = model.fit(
     ...     numpy.ones((4, 2)), numpy.ones((4, 1)), verbose=0, callbacks=[norms]
     ... )
-    >>> history.history["weight_norm"], history.history["weight_distance"]
-    ([3.0], [0.0])
+    >>> [round(norm, 4) for norm in history.history["weight_norm"]]
+    [3.0]
+    >>> history.history["weight_distance"]
+    [0.0]
 
     References:
     - [TensorFlow Addons' tutorial on conditional gradients](
@@ -114,11 +116,21 @@ class WeightNormLogger(keras.callbacks.Callback):
         self.frequency: Any = frequency
         self.select = select
         self._selects = _predicate(select)
+        for name, value in (("updates", updates), ("distance", distance)):
+            if not isinstance(value, bool):
+                raise TypeError(
+                    f"Argument `{name}` must be a bool. Received: {name}={value!r}"
+                )
         self.updates = updates
         self.distance = distance
         self.groups = groups
         self.log_dir = log_dir
         if log_dir is not None:
+            if not isinstance(log_dir, (str, os.PathLike)):
+                raise TypeError(
+                    "Argument `log_dir` must be a path or None. "
+                    f"Received: log_dir={log_dir!r}"
+                )
             _writer_class()
         self._writer: Any = None
         self.history: list[dict[str, float]] = []
@@ -218,6 +230,9 @@ class WeightNormLogger(keras.callbacks.Callback):
 
     def _find_parts(self) -> None:
         """Finds the weights that may ever train, and which parts they make."""
+        groups = None
+        if self.by == "group" or self.groups != "auto":
+            groups = layer_groups(self.model, self.groups)
         candidates = reduction.trainable_if_unfrozen(self.model)
         weights = [v for v in candidates if self._counts(v)]
         if candidates and not weights:
@@ -230,7 +245,7 @@ class WeightNormLogger(keras.callbacks.Callback):
         self._parts = {"": [variable_key(v) for v in weights]}
         rest = set(self._parts[""])
         paths_of: list[tuple[list[str], list[Hashable]]] = []
-        for path, variables in self._split(weights):
+        for path, variables in self._split(weights, groups):
             own = [key for key in map(variable_key, variables) if key in rest]
             rest.difference_update(own)  # a shared weight is of the first that has it
             if own:
@@ -240,12 +255,15 @@ class WeightNormLogger(keras.callbacks.Callback):
             f"/{name}": own for name, (_, own) in zip(names, paths_of, strict=True)
         }
 
-    def _split(self, weights: list[Any]) -> Iterator[tuple[list[str], Any]]:
+    def _split(
+        self, weights: list[Any], groups: Any
+    ) -> Iterator[tuple[list[str], Any]]:
         """The parts of the model, each by its path and its weights."""
         if self.by == "variable":
-            yield from (([variable_path(v)], [v]) for v in weights)
+            own = f"{self.model.name}/"  # Keras 3 puts it before some paths
+            yield from (([variable_path(v).removeprefix(own)], [v]) for v in weights)
         elif self.by == "group":
-            for group in layer_groups(self.model, self.groups):
+            for group in groups or ():
                 yield [group.name], group.variables
         elif self.by == "layer":
             yield from _layers(self.model, [])

@@ -13,6 +13,7 @@ import pytest
 
 from keras_finetune._engine import backend, keras, reduction, structure
 from keras_finetune.callbacks.gradual_unfreeze import GradualUnfreeze
+from keras_finetune.callbacks.train_only import TrainOnly
 from keras_finetune.callbacks.weight_norm_logger import WeightNormLogger
 
 # float32 sums against float64: what the issue allows.
@@ -156,7 +157,9 @@ def test_parts_equal_numpy_and_make_the_whole(trained, by):
     words = {
         "group": {"convolution": "convolution|norm", "hidden": "hidden", "head": "top"},
         "layer": {name: name for name in ("convolution", "norm", "hidden", "top")},
-        "variable": {path: f"^{path}$" for path in weights[-1]},
+        "variable": {
+            path.split("sequential/")[-1]: f"^{path}$" for path in weights[-1]
+        },
     }[by]
     assert len(parts) == len(words)
     total = math.sqrt(sum(value**2 for value in parts.values()))
@@ -452,6 +455,8 @@ def test_tensorboard_missing_is_said_at_once(monkeypatch, tmp_path):
         ({"frequency": "batch"}, ValueError, '`frequency` must be "epoch" or an'),
         ({"frequency": 0}, ValueError, "`frequency` must be an integer >= 1"),
         ({"frequency": 1.5}, TypeError, "Received: frequency=1.5"),
+        ({"updates": 1}, TypeError, "`updates` must be a bool. Received: updates=1"),
+        ({"log_dir": 1}, TypeError, "`log_dir` must be a path or None"),
         ({"select": 3}, TypeError, "`select` must be a regular expression"),
         ({"select": "("}, ValueError, "`select` must be a valid regular expression"),
     ],
@@ -466,7 +471,22 @@ def test_errors_before_training():
     before = model.get_weights()
     with pytest.raises(ValueError, match=r"must select a weight.*bottom/kernel"):
         fit(model, [WeightNormLogger(select="nothing")])
+    with pytest.raises(ValueError, match="`groups`"):
+        fit(model, [WeightNormLogger(groups=["nothing"])])
     np.testing.assert_equal(model.get_weights(), before)
+
+
+def test_weights_frozen_one_by_one_do_not_count():
+    model = dense()
+    loggers = [WeightNormLogger("variable"), WeightNormLogger(updates=True)]
+    before, after = loggers
+    fit(model, [before, TrainOnly("bias"), after])
+    biases = [w.astype("d") for w in model.get_weights()[1::2]]
+    for logger in loggers:
+        np.testing.assert_allclose(
+            logger.history[-1]["weight_norm"], norm(biases, 2), **CLOSE
+        )
+    assert math.isnan(before.history[-1]["weight_norm/top/kernel"])
 
 
 @pytest.mark.keras2
