@@ -24,7 +24,7 @@ def halves(digits):
     if images.shape[1] == 28:
         images = images.reshape(-1, 14, 2, 14, 2, 1).mean((2, 4))
     low = labels < CLASSES
-    first = images[low][:1500], labels[low][:1500]
+    first = images[low][:1000], labels[low][:1000]
     x, y = images[~low], labels[~low] - CLASSES
     return first, (x[:400], y[:400]), (x[400:800], y[400:800])
 
