@@ -7,15 +7,17 @@ T = 50: `mc_predict` against
 
 - the lower bound: one pass of the backbone plus 50 passes of the head, by `predict`;
 - `[model.predict(x) for _ in range(50)]` with a Monte Carlo dropout layer;
-- the batch repeated 50 times in one compiled call, which is what sampling the model as
-  a whole does.
+- the batch repeated 50 times in one compiled call: sampling the model as a whole, with
+  no bound on the memory.
 
 A second part has dropout in the first layer, where nothing can be cut off: there
 `mc_predict` must not be slower than the better of the loop and the repeated batch.
 
-Every way is called once before it is timed, so that nobody pays for tracing; of
-several runs the fastest counts. Peak memory is that of a process of its own for each
-way. Only ratios are worth keeping: the machine decides about seconds.
+Every way runs in a process of its own, whose peak memory is told, and is called once
+before it is timed, so that nobody pays for tracing. Passes of a loop are timed one by
+one, and the fastest is multiplied; the repeated batch is timed on one batch. Both the
+clock and the processor time of all threads are told: on a busy machine only the latter
+means much. Only ratios are worth keeping.
 """
 
 import argparse
@@ -26,7 +28,7 @@ import time
 
 import numpy as np
 
-WAYS = ("lower bound", "mc_predict", "loop", "repeated batch")
+WAYS = ("mc_predict", "lower bound", "loop", "repeated batch")
 
 
 def build(first):
@@ -39,8 +41,7 @@ def build(first):
     backbone = keras.applications.MobileNetV2(
         weights=None, include_top=False, pooling="avg", input_shape=(96, 96, 3)
     )
-    x = MCDropout(0.1)(inputs) if first else inputs
-    features = backbone(x)
+    features = backbone(MCDropout(0.1)(inputs) if first else inputs)
     head_inputs = keras.Input((1280,))
     x = keras.layers.Dense(128, activation="relu")(head_inputs)
     x = MCDropout(0.5)(x)
@@ -48,31 +49,41 @@ def build(first):
     return keras.Model(inputs, head(features)), backbone, head
 
 
-def prepare(way, first, images, samples, batch_size):
-    """The function to time, and one that traces what it needs."""
+def fastest(function, repeats):
+    """Clock and processor seconds of the fastest of several calls, after one more."""
+    function()
+    times = []
+    for _ in range(repeats):
+        clock, processor = time.perf_counter(), time.process_time()
+        function()
+        times.append((time.perf_counter() - clock, time.process_time() - processor))
+    return np.min(times, axis=0)
+
+
+def measure(way, first, images, samples, batch, queue):
     from keras_finetune._engine import sampling
     from keras_finetune.uncertainty import mc_predict
 
     model, backbone, head = build(first)
     x = np.random.default_rng(0).normal(size=(images, 96, 96, 3)).astype("float32")
 
-    def lower_bound():
-        features = backbone.predict(x, batch_size=batch_size, verbose=0)
-        for _ in range(samples):
-            head.predict(features, batch_size=batch_size, verbose=0)
+    def predict(model, x):
+        return model.predict(x, batch_size=batch, verbose=0)
 
-    def loop():
-        for _ in range(samples):
-            model.predict(x, batch_size=batch_size, verbose=0)
-
-    def mc():
-        mc_predict(model, x, samples, batch_size=batch_size, verbose=0)
-
-    if way == "repeated batch":
-        # The user's `call` in place of the graph is what keeps it whole, and no bound
-        # on memory what folds all samples at once.
+    if way == "mc_predict":
+        seconds = fastest(
+            lambda: mc_predict(model, x, samples, batch_size=batch, verbose=0), 3
+        )
+    elif way == "loop":
+        seconds = samples * fastest(lambda: predict(model, x), 3)
+    elif way == "lower bound":
+        features = predict(backbone, x)
+        seconds = fastest(lambda: predict(backbone, x), 3)
+        seconds = seconds + samples * fastest(lambda: predict(head, features), 10)
+    else:
         import keras
 
+        # A `call` of the user's own is what keeps the model whole.
         class Whole(keras.Model):
             def __init__(self):
                 super().__init__()
@@ -82,39 +93,18 @@ def prepare(way, first, images, samples, batch_size):
                 return self.inside(inputs, training=training)
 
         sampling.CHUNK_BYTES = 2**40
-        whole = Whole()
-        rows = max(1, batch_size // 2)
-
-
-        def repeated():
-            mc_predict(whole, x, samples, batch_size=rows, verbose=0)
-
-        return repeated, repeated
-    function = {"lower bound": lower_bound, "loop": loop, "mc_predict": mc}[way]
-    if way == "loop":
-        return loop, lambda: model.predict(x, batch_size=batch_size, verbose=0)
-    return function, function
-
-
-def measure(way, options, queue):
-    function, warm_up = prepare(
-        way, options["first"], options["images"], options["samples"], options["batch"]
-    )
-    repeats = 3 if way in ("lower bound", "mc_predict") and not options["first"] else 1
-    warm_up()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
+        whole, rows = Whole(), min(16, images)
+        seconds = (images / rows) * fastest(
+            lambda: mc_predict(whole, x[:rows], samples, batch_size=rows, verbose=0), 1
+        )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    queue.put((min(seconds), peak))
+    queue.put((*map(float, seconds), peak))
 
 
-def in_process(way, options):
+def in_process(*arguments):
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=measure, args=(way, options, queue))
+    process = context.Process(target=measure, args=(*arguments, queue))
     process.start()
     found = queue.get()
     process.join()
@@ -128,25 +118,34 @@ def main():
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--first-images", type=int, default=64)
     parser.add_argument("--first-samples", type=int, default=10)
+    parser.add_argument("--json", help="where to write the results")
     options = parser.parse_args()
-    sizes = {"images": options.images, "samples": options.samples}
-    first_sizes = {"images": options.first_images, "samples": options.first_samples}
     results = {}
-    for first, size in ((False, sizes), (True, first_sizes)):
-        title = "dropout in the first layer" if first else "dropout in the head"
-        print(f"{title}: {size['images']} images, T = {size['samples']}")
-        found = {}
-        for way in WAYS[1:] if first else WAYS:
-            settings = {"first": first, "batch": options.batch, **size}
-            found[way] = in_process(way, settings)
-        unit = found["mc_predict"][0]
-        for way, (seconds, peak) in found.items():
-            print(
-                f"  {way:15s} {seconds / unit:6.2f} x mc_predict, "
-                f"peak {peak:.1f} GiB ({seconds:.1f} s)"
+    for title, first, images, samples in (
+        ("dropout in the head", False, options.images, options.samples),
+        ("dropout in front", True, options.first_images, options.first_samples),
+    ):
+        print(f"{title}: {images} images, T = {samples}")
+        results[title] = {"images": images, "samples": samples}
+        unit = None
+        for way in WAYS:
+            if first and way == "lower bound":
+                continue
+            clock, processor, peak = in_process(
+                way, first, images, samples, options.batch
             )
-        results[title] = {way: round(s / unit, 3) for way, (s, _) in found.items()}
-    print(json.dumps(results))
+            unit = unit or (clock, processor)
+            ratios = {
+                "clock": round(clock / unit[0], 2),
+                "processor": round(processor / unit[1], 2),
+                "peak GiB": round(peak, 2),
+            }
+            results[title][way] = ratios
+            print(f"  {way:15s} {ratios} ({clock:.1f} s)", flush=True)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=1)
+            file.write("\n")
 
 
 if __name__ == "__main__":

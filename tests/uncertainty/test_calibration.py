@@ -120,6 +120,15 @@ def test_temperature_of_samples_is_applied_before_the_mean():
         assert negative_log_likelihood(Y, there) > here
 
 
+def test_temperature_does_not_fall_for_a_vote():
+    # Every sample is right or wrong at random; unanimous errors are rare, so that a
+    # small set may have none, and votes look perfect on it.
+    rng = np.random.default_rng(3)
+    truth = np.eye(3)[rng.integers(0, 3, size=60)]
+    scores = 4 * truth + rng.normal(0, 2, size=(30, 60, 3))
+    assert 0.1 < fit_temperature(truth, scores) < 10
+
+
 def test_temperature_of_certain_and_right_predictions_is_finite():
     assert fit_temperature([0, 1], [[900.0, 0.0], [0.0, 900.0]]) > 0
 

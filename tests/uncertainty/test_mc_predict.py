@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from keras_finetune._engine import KERAS_3, keras, sampling
+from keras_finetune._engine import KERAS_3, backend, keras, sampling
 from keras_finetune.layers import MCDropout
 from keras_finetune.uncertainty import MCPrediction, mc_predict
 
@@ -411,6 +411,51 @@ def test_lists_and_dicts_of_inputs():
     np.testing.assert_array_equal(predict(made, by_name).mean, expected)
     generator = (((x, 2 * x),) for x in in_batches())
     np.testing.assert_array_equal(predict(made, generator).mean, expected)
+
+
+def test_sequences_of_any_length():
+    inputs = keras.Input((None, 4))
+    x = layers.Dropout(0.5)(layers.Dense(4)(inputs))
+    made = keras.Model(inputs, layers.GlobalAveragePooling1D()(x))
+    lengths = (3, 5, 3) if backend() == "jax" else (3, 5, 8, 2, 3)
+    generator = ((np.ones((2, n, 4), "float32"),) for n in lengths)
+    prediction = predict(made, generator)
+    assert prediction.mean.shape == (2 * len(lengths), 4)
+    assert (prediction.std.max(axis=-1) > 0).all()
+
+
+def test_a_model_of_an_intermediate_tensor():
+    inputs = keras.Input((8,))
+    features = layers.Dense(4)(inputs)
+    outputs = layers.Dense(2)(layers.Dropout(0.5)(features))
+    made = keras.Model(features, outputs)
+    assert predict(made, X[:, :4]).std.max() > 0
+
+
+@pytest.mark.keras2
+def test_ragged_inputs():
+    import tensorflow as tf
+
+    inputs = keras.Input((None,), ragged=True, dtype="int32")
+    x = layers.LSTM(3, dropout=0.5)(layers.Embedding(10, 4)(inputs))
+    made = keras.Model(inputs, x)
+    ragged = tf.ragged.constant([[1, 2], [3], [4, 5, 6], [1, 1]])
+    prediction = predict(made, ragged, batch_size=2)
+    assert prediction.mean.shape == (4, 3)
+    assert prediction.std.max() > 0
+
+
+@pytest.mark.backend("tensorflow")
+def test_inputs_that_are_text():
+    import tensorflow as tf
+
+    words = layers.TextVectorization(output_sequence_length=4)
+    words.adapt(["a b c", "d e"])
+    inputs = keras.Input((1,), dtype="string")
+    x = layers.Dropout(0.5)(layers.Embedding(10, 4)(words(inputs)))
+    made = keras.Model(inputs, layers.Flatten()(x))
+    text = tf.constant([["a b"], ["d"], ["e e"]])
+    assert predict(made, text, batch_size=2).std.max() > 0
 
 
 def test_results_do_not_depend_on_what_else_is_in_the_batch(bare_dropout):
