@@ -35,8 +35,9 @@ def runs_here(path):
     return path.stem == ON_KERAS_2 and addons is not None
 
 
-def test_all_five_are_there():
-    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+def test_the_seeds_are_there():
+    numbers = [path.stem[:2] for path in NOTEBOOKS]
+    assert numbers[:5] == ["01", "02", "03", "04", "05"]
 
 
 @over_notebooks

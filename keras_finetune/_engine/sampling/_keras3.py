@@ -115,7 +115,9 @@ def nodes(model: Any) -> Iterator[Node]:
 def call(node: Node, args: Any, kwargs: Any) -> list[Any]:
     """Call an operation in inference mode, as the functional model would."""
     operation = node.operation
-    if "training" in getattr(operation, "_call_context_args", ()):
+    # Newer releases of Keras 3 keep a set of such arguments, older ones this flag.
+    has_training = getattr(operation, "_call_has_training_arg", False)
+    if has_training or "training" in getattr(operation, "_call_context_args", ()):
         kwargs = {**kwargs, "training": False}
     return tree.flatten(operation(*args, **kwargs))
 
