@@ -49,7 +49,7 @@ def train(x, y, rate, tau, epochs):
             dense(1),
         ]
     )
-    # The mask of `fit` and that of prediction come from the same layers.
+    # A hundred epochs in one call of `fit`'s compiled function.
     rounds = 40 if epochs % 40 == 0 else 1
     data = tf.data.Dataset.from_tensor_slices((x, y)).cache()
     data = data.shuffle(len(x), reshuffle_each_iteration=True).batch(128)

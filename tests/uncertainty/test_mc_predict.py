@@ -341,6 +341,27 @@ def test_half_precision_is_accumulated_in_double():
     )
 
 
+def test_inside_a_fit_it_sees_the_weights_of_the_moment_and_disturbs_nothing():
+    y = np.arange(10) % 3
+    found = []
+
+    def fit(*callbacks):
+        made = classifier()
+        made.compile("adam", "sparse_categorical_crossentropy")
+        made.fit(X, y, 4, 3, verbose=0, callbacks=list(callbacks), shuffle=False)
+        return made
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            found.append(predict(self.model).mean)
+
+    watched, alone = fit(Watch()), fit()
+    for mine, theirs in zip(watched.get_weights(), alone.get_weights()):
+        np.testing.assert_array_equal(mine, theirs)
+    assert not np.array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[-1], predict(watched).mean)
+
+
 # Inputs
 
 
