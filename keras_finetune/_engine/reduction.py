@@ -114,6 +114,18 @@ def pull_state(model: Any) -> None:
         model.jax_state_sync()
 
 
+def batches_done(model: Any, batch: int, batches: int | None) -> int:
+    """How many batches of an epoch are over when Keras calls a hook with `batch`.
+
+    Several pass at once with `steps_per_execution`. Keras gives the last of them,
+    Keras 3.8 the first.
+    """
+    at_once = int(model.steps_per_execution) if KERAS_3 else 1
+    if at_once > 1 and batch % at_once == 0:
+        return min(batch + at_once, batches or batch + at_once)
+    return batch + 1
+
+
 def training_variables(model: Any) -> list[Any]:
     """The weights that train now, each once."""
     guard = model.__dict__.get("make_train_function")

@@ -186,8 +186,9 @@ class WeightNormLogger(keras.callbacks.Callback):
             self._norms.remember(self._training())
 
     def _after_batch(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        # Several batches pass at once with `steps_per_execution`.
-        before, self._step = self._step, self._steps_before + batch + 1
+        steps = (self.params or {}).get("steps")
+        done = reduction.batches_done(self.model, batch, steps)
+        before, self._step = self._step, self._steps_before + done
         if self._step // self.frequency > before // self.frequency:
             self._record({"epoch": self._epoch, "step": self._step}, self._step)
 
