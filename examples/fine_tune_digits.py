@@ -255,7 +255,7 @@ def explain(results: dict[tuple[str, float], list[float]]) -> None:
 
 def plot(history: keras.callbacks.History, chosen: list, out: Path) -> None:
     """Loss with stage marks, and the rate of each group."""
-    figure = plot_history(history, *chosen)
+    figure = plot_history(history, chosen)
     figure.savefig(out, dpi=120)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras_finetune._engine import flags, session
+from keras_finetune._engine.structure import variable_key
 from keras_finetune._tables import table
 from keras_finetune.layer_groups import LayerGroup, LayerGroups
 
@@ -36,6 +37,7 @@ class Stages:
                 f"{initial_groups}, while the model has {len(self.groups)} groups: "
                 f"{[group.name for group in self.groups]}"
             )
+        self._own_variables = flags.own_variables(model)
         self._stay_frozen = session.frozen_one_by_one(model)
         self._batch_norm_on: list[Any] = []
         self._batch_norm_off: list[Any] = []
@@ -60,8 +62,14 @@ class Stages:
             off=_layers(self.frozen(stage)),
             batch_norm_on=self._batch_norm_on,
             batch_norm_off=self._batch_norm_off,
+            own_on=self._own(self.trained(stage)),
+            own_off=self._own(self.frozen(stage)),
             stay_frozen=self._stay_frozen,
         )
+
+    def _own(self, groups: tuple[LayerGroup, ...]) -> list[Any]:
+        keys = {variable_key(v) for group in groups for v in group.variables}
+        return [v for v in self._own_variables if variable_key(v) in keys]
 
     def noisy_frozen_layers(self, stage: int) -> list[Any]:
         """The layers in frozen groups, those inside others included."""

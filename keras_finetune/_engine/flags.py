@@ -17,6 +17,8 @@ def set_trainable(
     *,
     batch_norm_on: Iterable[Any] = (),
     batch_norm_off: Iterable[Any] = (),
+    own_on: Iterable[Any] = (),
+    own_off: Iterable[Any] = (),
     stay_frozen: Iterable[Any] = (),
 ) -> list[Any]:
     """Sets the flags of layers, and of the models around them.
@@ -27,29 +29,19 @@ def set_trainable(
         off: Layers that do not.
         batch_norm_on: Normalisation layers that train wherever they are.
         batch_norm_off: Normalisation layers that do not, wherever they are.
+        own_on: Variables of models' own, see `own_variables`, that train.
+        own_off: Those that do not.
         stay_frozen: Single variables that do not train although their layer does.
 
     Returns:
         Variables that must not train but have no flag to say so (Keras 2).
     """
-    exposed: list[Any] = []
-
-    def set_one(layer: Any, value: bool) -> None:
-        if is_model(layer):
-            # Stands for the weights of its own: its layers have flags of theirs.
-            if KERAS_3:
-                for variable in layer._trainable_variables:
-                    variable.trainable = value
-            elif not value:
-                exposed.extend(layer._trainable_weights)
-        else:
-            layer.trainable = value
-
-    off = list(off)
+    off, own_off = list(off), list(own_off)
+    exposed = [] if KERAS_3 else own_off
     for layer in off:
-        set_one(layer, False)
+        layer.trainable = False
     for layer in on:
-        set_one(layer, True)
+        layer.trainable = True
     for layer in batch_norm_on:
         layer.trainable = True
     for layer in batch_norm_off:
@@ -58,22 +50,26 @@ def set_trainable(
     # the property would pass it on.
     lit = {id(layer) for layer in batch_norm_on}
     for layer in off:
-        if not is_model(layer):
-            inside = [x for x in all_layers(layer) if x is not layer]
-            if any(id(x) in lit for x in inside):
-                for outer in (layer, *inside):
-                    if outer.trainable or id(outer) in lit:
-                        continue
-                    if any(id(x) in lit for x in all_layers(outer)):
-                        outer._trainable = True
-                        if not KERAS_3:
-                            exposed.extend(outer._trainable_weights)
+        for outer in all_layers(layer):
+            if not outer.trainable and any(id(x) in lit for x in all_layers(outer)):
+                outer._trainable = True
+                exposed += [] if KERAS_3 else list(outer._trainable_weights)
     for layer in all_layers(model):
         if is_model(layer):
             layer._trainable = True
-    for variable in stay_frozen:
-        variable.trainable = False
+    if KERAS_3:
+        for variable in own_on:
+            variable.trainable = True
+        for variable in (*own_off, *stay_frozen):
+            variable.trainable = False
     return exposed
+
+
+def own_variables(model: Any) -> list[Any]:
+    """Trainable variables that models in it hold themselves, not through a layer."""
+    name = "_trainable_variables" if KERAS_3 else "_trainable_weights"
+    models = [layer for layer in all_layers(model) if is_model(layer)]
+    return [v for one in models for v in getattr(one, name)]
 
 
 @contextmanager
@@ -93,23 +89,13 @@ def preserved(model: Any) -> Iterator[None]:
 def batch_norms(layers: Iterable[Any]) -> list[Any]:
     """The batch normalisation layers among these, at any depth."""
     kind = keras.layers.BatchNormalization
-    unique = {
-        id(x): x for layer in layers for x in _inner(layer) if isinstance(x, kind)
-    }
-    return list(unique.values())
+    return [layer for layer in with_inner(layers) if isinstance(layer, kind)]
 
 
 def with_inner(layers: Iterable[Any]) -> list[Any]:
-    """The layers and all layers in them.
-
-    A model among them stands for its own weights, and so only for itself.
-    """
-    unique = {id(x): x for layer in layers for x in _inner(layer)}
+    """The layers and all layers in them, each once."""
+    unique = {id(x): x for layer in layers for x in all_layers(layer)}
     return list(unique.values())
-
-
-def _inner(layer: Any) -> tuple[Any, ...]:
-    return (layer,) if is_model(layer) else all_layers(layer)
 
 
 def count(variables: Iterable[Any]) -> int:

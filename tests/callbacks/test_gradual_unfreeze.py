@@ -300,6 +300,63 @@ def test_a_subclassed_model():
     assert seen.trained == [{"three"}, {"two", "three"}, {"one", "two", "three"}]
 
 
+class WithWeightsOfItsOwn(Subclassed):
+    def build(self, input_shape):
+        self.scale = self.add_weight(shape=(4,), initializer="ones", name="scale")
+        super().build(input_shape)
+
+    def call(self, inputs):
+        return super().call(inputs * self.scale)
+
+
+def test_weights_of_the_model_itself_train_with_their_group():
+    keras.utils.set_random_seed(1)
+    model = WithWeightsOfItsOwn()
+    model(DATA[0][:1])
+    compiled(model)
+    start = reference.weights(model)
+    seen = watch(GradualUnfreeze(), 3, model)
+    (key,) = [key for key in start if "scale" in key]
+    moved = [not np.array_equal(now[key], start[key]) for now in seen.weights]
+    assert moved == [False, False, True]
+    assert len(model.trainable_variables) == 7
+
+
+class WithNormalizationInside(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = layers.Dense(6, name="inner")
+        self.norm = layers.BatchNormalization(name="norm")
+
+    def build(self, input_shape):
+        self.gain = self.add_weight(shape=(6,), initializer="ones", name="gain")
+        self.inner.build(input_shape)
+        self.norm.build((None, 6))
+        self.built = True
+
+    def call(self, inputs, training=None):
+        return self.norm(self.inner(inputs), training=training) * self.gain
+
+
+@pytest.mark.parametrize(("mode", "moves"), [("trainable", True), ("follow", False)])
+def test_normalization_inside_a_block(mode, moves):
+    body = [WithNormalizationInside(name="low"), layers.Dense(5, name="middle")]
+    model = compiled(reference.make_model(body=body))
+    start = reference.weights(model)
+    callback = GradualUnfreeze(groups=["low", "middle", "head"], batch_norm=mode)
+    now = watch(callback, 2, model).weights[-1]
+    moved = {
+        part: any(not np.array_equal(now[k], start[k]) for k in now if part in k)
+        for part in ("inner/kernel", "gain", "gamma", "moving_mean")
+    }
+    assert moved == {
+        "inner/kernel": False,
+        "gain": False,
+        "gamma": moves,
+        "moving_mean": moves,
+    }
+
+
 def test_an_unbuilt_model_is_refused_with_a_remedy():
     with pytest.raises(ValueError, match="build"):
         reference.fit(
