@@ -273,13 +273,14 @@ def test_a_backbone_that_was_called_in_inference_mode_stays_in_it():
     assert sampled.std.max() > 0
 
 
-@pytest.mark.keras2
-def test_a_call_in_training_mode_moves_no_statistics():
+def test_a_call_in_training_mode_uses_and_moves_no_statistics():
     inputs = keras.Input((8,))
-    x = layers.BatchNormalization()(inputs, training=True)
-    made = keras.Model(inputs, layers.Dropout(0.5)(x, training=True))
+    x = layers.BatchNormalization(epsilon=0.0)(inputs, training=True)
+    made = keras.Model(inputs, [x, layers.Dropout(0.5)(x, training=True)])
     before = made.layers[1].moving_mean.numpy().copy()
-    assert predict(made).std.max() > 0
+    normalised, dropped = predict(made)
+    assert dropped.std.max() > 0
+    np.testing.assert_allclose(normalised.mean, X, rtol=1e-6)
     np.testing.assert_array_equal(made.layers[1].moving_mean.numpy(), before)
 
 
