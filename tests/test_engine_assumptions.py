@@ -7,7 +7,7 @@ import pytest
 import reference
 
 from keras_finetune import GradualUnfreeze
-from keras_finetune._engine import backend, keras, session
+from keras_finetune._engine import KERAS_3, backend, keras, session
 
 DATA = reference.make_data()
 GROUPS = ["low", "middle", "head"]
@@ -97,6 +97,17 @@ def test_flags_changed_in_a_callback_do_nothing():
     reference.fit(model, DATA, epochs=2, callbacks=[callback])
     end = reference.weights(model)
     assert all(np.array_equal(end[k], start[k]) for k in end if "low" in k)
+
+
+def test_what_models_tell_of_their_structure():
+    model = reference.make_model()
+    inputs = keras.Input((4,))
+    outer = keras.Model(inputs, model(inputs))
+    assert sorted(outer._nodes_by_depth) == [0, 1]
+    inside = {layer.name for layer in outer._flatten_layers(include_self=False)}
+    assert set(GROUPS) <= inside
+    for variable in () if KERAS_3 else outer.weights:
+        assert isinstance(variable._unique_id, str)
 
 
 # --- optimizers of Keras 3 -----------------------------------------------------------

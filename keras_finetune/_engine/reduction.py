@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from keras_finetune._engine import KERAS_3, backend
+from keras_finetune._engine import KERAS_3, backend, session
 from keras_finetune._engine.structure import all_layers, variable_key
 
 Vector: TypeAlias = npt.NDArray[np.float64]
@@ -128,11 +128,7 @@ def batches_done(model: Any, batch: int, batches: int | None) -> int:
 
 def training_variables(model: Any) -> list[Any]:
     """The weights that train now, each once."""
-    guard = model.__dict__.get("make_train_function")
-    # On Keras 2 the session of our callbacks freezes single weights only while a step
-    # runs; see `session.Session.hide`.
-    hidden = getattr(getattr(guard, "session", None), "_hiding", ())
-    away = {id(variable) for variable in hidden}
+    away = {id(variable) for variable in session.frozen_for_now(model)}
     unique = {
         variable_key(variable): variable
         for variable in model.trainable_variables

@@ -45,6 +45,15 @@ def join(model: Any) -> Session:
     return Session(model)
 
 
+def frozen_for_now(model: Any) -> list[Any]:
+    """Single weights that callbacks of ours freeze, whatever their layer's flag says.
+
+    On Keras 2 only the running step shows it.
+    """
+    session = getattr(model.__dict__.get(_GUARD), "session", None)
+    return list(session._hiding) if isinstance(session, Session) else []
+
+
 class Session:
     """The demands on one model's training, and the step that meets them."""
 
