@@ -45,32 +45,31 @@ def fit(model, epochs, **kwargs):
     return reference.fit(model, iris(), batch_size=BATCH, epochs=epochs, **kwargs)
 
 
-def hand_written_loop(model, epochs):
+def hand_written_epoch(model, x, y):
     """The loop of the write-up: the biases are every other variable."""
-    x, y = iris()
     variables = model.trainable_variables
     biases = [variables[i] for i in (1, 3, 5, 7)]
     optimizer = keras.optimizers.Adam()
     reference.build(optimizer, biases)
-    for _ in range(epochs):
-        for i in range(0, len(x), BATCH):
-            grads = reference.gradients(model, x[i : i + BATCH], y[i : i + BATCH])
-            reference.apply(optimizer, [grads[k] for k in (1, 3, 5, 7)], biases)
-    return model
+    for i in range(0, len(x), BATCH):
+        grads = reference.gradients(model, x[i : i + BATCH], y[i : i + BATCH])
+        reference.apply(optimizer, [grads[k] for k in (1, 3, 5, 7)], biases)
 
 
 def test_follows_the_hand_written_loop():
     model, other = compiled(), iris_net()
     start = model.get_weights()
-    fit(model, 1, callbacks=[TrainOnly("bias")])
-    hand_written_loop(other, 1)
+    x, y = (part[: 8 * BATCH] for part in iris())
+    callbacks = [TrainOnly("bias")]
+    reference.fit(model, (x, y), batch_size=BATCH, callbacks=callbacks)
+    hand_written_epoch(other, x, y)
     for i, (before, one, two) in enumerate(
         zip(start, model.get_weights(), other.get_weights(), strict=True)
     ):
         if i % 2 == 0:
             np.testing.assert_array_equal(one, before)
         else:
-            assert np.abs(one - before).max() > 0.005
+            assert np.abs(one - before).max() > 0.002
             # Compiled and eager steps fuse differently.
             np.testing.assert_allclose(one, two, rtol=0, atol=2e-5)
 
