@@ -104,6 +104,7 @@ def adopt(
     ever: Sequence[Any],
     hidden: Sequence[Any],
     parked: dict[Any, Any],
+    first: bool,
 ) -> None:
     """Gives the model's optimizer the slots that this and all later stages need.
 
@@ -117,6 +118,7 @@ def adopt(
         hidden: Variables whose slots, when they fall away, are put into `parked`, and
             taken from there when the variable comes back.
         parked: The slots that wait.
+        first: Whether this is the first call in a session.
     """
     away = {_key(v) for v in hidden}
     holders = _holders(model.optimizer)
@@ -124,10 +126,12 @@ def adopt(
     built = holders[0]._slots if legacy else getattr(holders[0], "_built", False)
     with scope(model):
         # A checkpoint that waits for slots to be made finds them by position, so a
-        # first build must make those of all stages at once.
-        for variables in ([now] if built or not ever else []) + (
-            [ever] if ever else []
-        ):
+        # first build makes those of all stages at once, and no later call makes them
+        # again: current TensorFlow would go on saving the old ones.
+        todo = [ever] if ever else [now]
+        if ever and built and first:
+            todo = [now, ever]
+        for variables in todo:
             if legacy:
                 _adopt_legacy(holders, list(variables), away, parked)
             else:

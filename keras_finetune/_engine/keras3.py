@@ -100,6 +100,7 @@ def adopt(
     ever: Sequence[Any],
     hidden: Sequence[Any],
     parked: dict[Any, Any],
+    first: bool,
 ) -> None:
     """Makes the model's optimizer one that was built for the variables of now.
 
@@ -114,8 +115,9 @@ def adopt(
         hidden: Variables whose slots, when they fall away, are put into `parked`, and
             taken from there when the variable comes back.
         parked: The slots that wait.
+        first: Whether this is the first call in a session.
     """
-    del ever
+    del ever, first
     optimizer, variables = model.optimizer, list(now)
     with scope(model):
         # Built eagerly: a build inside the first traced step would repeat its initial

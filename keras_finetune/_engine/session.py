@@ -69,7 +69,7 @@ class Session:
         self._hide_patches: list[Patch] = []
         self._ever: list[Any] = []
         self._parked: dict[Any, Any] = {}
-        self._applied = False
+        self._applied = self._adopted = False
         self._step: Any = None
 
         def make_train_function(force: bool = False) -> Any:
@@ -154,8 +154,9 @@ class Session:
             order = {id(v): i for i, v in enumerate(self.model.weights)}
             later = sorted((*now, *later), key=lambda v: order[id(v)])
         # Slots from before this session serve only what trains now; those of later
-        # stages are made once, and anew.
-        world.adopt(self.model, now, later, self._hiding, self._parked)
+        # stages are made once, at the start, and anew.
+        first, self._adopted = not self._adopted, True
+        world.adopt(self.model, now, later, self._hiding, self._parked, first)
 
     def refresh(self) -> None:
         """Gives the model a step that has not been traced yet."""
