@@ -34,12 +34,15 @@ def eager_loop(weights: list[Any]) -> float:
     return float(total) ** 0.5
 
 
-def seconds(function: Callable[[], Any]) -> float:
-    """Seconds of a call right after another one: threads awake, caches its own."""
+def seconds(function: Callable[[], Any], at_least: float = 0.1) -> float:
+    """Mean seconds of a call, over as many calls as fill `at_least` seconds."""
     function()
+    calls = 0
     start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+    while (taken := time.perf_counter() - start) < at_least or not calls:
+        function()
+        calls += 1
+    return taken / calls
 
 
 def measure(name: str, repetitions: int) -> None:

@@ -25,13 +25,14 @@ Vector: TypeAlias = npt.NDArray[np.float64]
 Matrix: TypeAlias = npt.NDArray[np.float64]
 Variables: TypeAlias = Sequence[Any]
 
-# TensorFlow on a CPU widens the numbers block by block, while they are in its cache.
-_BLOCK = 2**18
-
-# PyTorch on a CPU adds a row in few chains, so that rows must be short; a weight that
-# one thread takes is widened as a whole.
+# On a CPU, TensorFlow and PyTorch add a row in few chains, so that rows must be short;
+# a small weight is widened as a whole: in PyTorch one that a single thread takes.
 _ROW = 128
+_SMALL = 2**12
 _ONE_THREAD = 2**15
+
+# For order 1 TensorFlow widens block by block, while the block is in the cache.
+_BLOCK = 2**18
 
 
 class WeightNorms:
@@ -164,8 +165,8 @@ class _TensorFlowPass:
     """One `tf.function` for each set of variables.
 
     MobileNetV2 has 158 variables, most of them tiny: every operation in the graph
-    counts. So the variables are captured, not passed, each block of each variable
-    costs a cast and a sum, and blocks are put together outside.
+    counts. So the variables are captured, not passed, a small one costs a cast and a
+    sum, a large one the norms of its rows, and the terms are put together outside.
     """
 
     def __init__(self, order: float | str) -> None:
@@ -174,8 +175,9 @@ class _TensorFlowPass:
         self._compiled: dict[tuple[Any, ...], tuple[Any, Any, Any]] = {}
 
     def __call__(self, variables: Variables, copies: Sequence[Variables]) -> Matrix:
-        terms, _, starts = self._functions(variables)
+        terms, _, counts = self._functions(variables)
         found = terms([list(row) for row in copies]).numpy()
+        starts = np.cumsum([0, *counts[:-1]])
         if self.order in (1, 2):
             found = np.add.reduceat(found, starts, axis=1)
         else:
@@ -200,38 +202,57 @@ class _TensorFlowPass:
 
         values = [v.value for v in variables] if KERAS_3 else list(variables)
         on_cpu = all("CPU" in str(value.device) for value in values)
-        in_blocks = on_cpu and self.order in (1, 2)
 
         def read() -> list[Any]:
             # Of a mirrored variable TensorFlow reads one replica.
             return [tf.convert_to_tensor(value) for value in values]
 
-        def blocks(x: Any) -> list[Any]:
-            if not in_blocks or x.shape.num_elements() <= _BLOCK:
-                return [x]
-            flat = tf.reshape(x, (-1,))
-            starts = range(0, flat.shape[0], _BLOCK)
-            return [flat[start : start + _BLOCK] for start in starts]
-
         def wide(x: Any) -> Any:
             return tf.cast(x, tf.float32) if x.dtype.size < 4 else x
 
-        def term(x: Any) -> Any:
-            x = tf.cast(x, tf.float64) if in_blocks else wide(x)
-            if self.order == 1:
-                return tf.reduce_sum(tf.abs(x))
+        def widest(x: Any) -> Any:
+            return tf.cast(x, tf.float64) if on_cpu else wide(x)
+
+        def pieces(x: Any) -> list[Any]:
+            """Short pieces in float64, or norms of short rows, on a CPU."""
+            size = x.shape.num_elements()
+            if not on_cpu or size <= _SMALL:
+                return [widest(x)]
+            x, rest, whole = wide(x), [], size // _ROW * _ROW
+            if whole < size:
+                flat = tf.reshape(x, (-1,))
+                x, rest = flat[:whole], [widest(flat[whole:])]
+            rows = tf.reshape(x, (-1, _ROW))
+            return [widest(tf.math.reduce_euclidean_norm(rows, axis=1)), *rest]
+
+        def blocks(x: Any) -> list[Any]:
+            """Blocks in float64 that stay in the cache, on a CPU."""
+            size = x.shape.num_elements()
+            if not on_cpu or size <= _BLOCK:
+                return [widest(x)]
+            flat = tf.reshape(x, (-1,))
+            starts = range(0, size, _BLOCK)
+            return [widest(flat[start : start + _BLOCK]) for start in starts]
+
+        def terms_of(x: Any) -> list[Any]:
+            """What adds up to (1, 2), or is (other orders), the norm of a weight."""
             if self.order == 2:
-                return tf.nn.l2_loss(x)
+                return [tf.nn.l2_loss(piece) for piece in pieces(x)]
+            if self.order == 1:
+                return [tf.reduce_sum(tf.abs(block)) for block in blocks(x)]
             if self.order == math.inf:
-                return tf.reduce_max(tf.abs(x))
+                return [tf.reduce_max(tf.abs(wide(x)))]
             matrix = tf.cast(tf.reshape(x, (-1, x.shape[-1])), tf.float64)
             tall = matrix.shape[0] >= matrix.shape[1]
             gram = tf.matmul(matrix, matrix, transpose_a=tall, transpose_b=not tall)
-            return tf.reduce_max(tf.linalg.eigvalsh(gram))
+            return [tf.reduce_max(tf.linalg.eigvalsh(gram))]
+
+        counts: list[int] = []
 
         def row(tensors: list[Any]) -> Any:
-            found = [term(block) for x in tensors for block in blocks(x)]
-            return tf.cast(tf.stack(found), tf.float64)
+            found = [terms_of(x) for x in tensors]
+            counts[:] = map(len, found)
+            return tf.cast(tf.stack([term for x in found for term in x]), tf.float64)
 
         def terms(copies: Sequence[Variables]) -> Any:
             self.traces += 1
@@ -242,11 +263,7 @@ class _TensorFlowPass:
                 rows.append(row([wide(x) - wide(y) for x, y in pairs]))
             return tf.stack(rows)
 
-        # `tf.Variable` of any kind has a static shape.
-        sizes = [value.shape.num_elements() for value in values]
-        counts = [-(-size // _BLOCK) if in_blocks else 1 for size in sizes]
-        starts = np.cumsum([0, *counts[:-1]])
-        return tf.function(terms), tf.function(read), starts
+        return tf.function(terms), tf.function(read), counts
 
 
 class _JaxPass:
