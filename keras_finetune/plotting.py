@@ -365,7 +365,11 @@ def _stage_label(stage: Mapping[str, Any], known: set[str]) -> str:
 
 
 def _short(count: int) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= 10 * size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:,}"
+    """Three digits and a unit; the number itself below 10,000."""
+    if count < 10_000:
+        return f"{count:,}"
+    for size, unit in ((1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T")):
+        digits = f"{count / size:.3g}"
+        if float(digits) < 1000:  # not what rounds up to the next unit
+            return f"{digits}{unit}"
+    return f"{count:.3g}"

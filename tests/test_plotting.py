@@ -94,6 +94,29 @@ def test_stages_mark_all_panels_and_are_named():
     assert line.get_drawstyle() == "steps-pre"
 
 
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (9_999, "9,999"),
+        (10_000, "10k"),
+        (999_499, "999k"),
+        (999_500, "1M"),
+        (1_034_997, "1.03M"),
+        (999_600_000, "1G"),
+        (175_000_000_000, "175G"),
+        (2_000_000_000_000, "2T"),
+        (3_000_000_000_000_000, "3e+15"),
+    ],
+)
+def test_parameters_are_written_short(count, text):
+    stages = [{"epoch": 0, "stage": 0, "groups": [], "trainable_parameters": count}]
+    figure = plot_history({"loss": [1.0]}, Callback(stages))
+    (top,) = figure.axes[0].child_axes
+    (label,) = top.get_xticklabels()
+    assert label.get_text() == f"stage 0\n{text} parameters"
+
+
 def test_close_stages_are_only_numbered():
     stages = [
         {"epoch": i, "stage": i, "groups": [f"g{j}" for j in range(i)]}
