@@ -8,16 +8,19 @@ JOBS ?= 2
 ARGS ?=
 
 VENV := .venv
+DEV_VENV := .venv-dev
 TOX_VENV := .venv-tox
 TOX ?= $(TOX_VENV)/bin/tox
 
-.PHONY: help demo test lint clean
+.PHONY: help demo dev test lint docs clean
 
 help:
 	@echo "make demo         fine-tune on handwritten digits, in .venv"
 	@echo "make test         the whole suite in every lane of setup.cfg"
 	@echo "make test-LANE    the suite in one lane, such as make test-keras3-jax"
 	@echo "make lint         Ruff, mypy, import-linter"
+	@echo "make docs         the site, in site/"
+	@echo "make dev          an environment to work in, .venv-dev"
 	@echo "make clean        remove environments, caches and builds"
 
 demo: $(VENV)/.demo
@@ -32,22 +35,38 @@ test-%: $(TOX)
 lint: $(TOX)
 	@$(TOX) run -q -e lint
 
+docs: $(TOX)
+	@$(TOX) run -q -e docs
+	@echo "open site/index.html"
+
+dev: $(DEV_VENV)/.dev
+	@echo ". $(DEV_VENV)/bin/activate, then: pytest"
+
 clean:
-	rm -rf $(VENV) $(TOX_VENV) .tox build dist *.egg-info .*_cache
+	rm -rf $(VENV) $(DEV_VENV) $(TOX_VENV) .tox build dist site *.egg-info .*_cache
 
 # TensorFlow has no wheels for every Python; the first of these that is there.
-$(VENV)/.demo: setup.cfg pyproject.toml
+define create_venv
 	@for candidate in "$(PYTHON)" python3.13 python3.12 python3.11 python3.10; do \
 	  if $$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
 	      2>/dev/null; then chosen=$$candidate; break; fi; \
 	done; \
 	if [ -z "$$chosen" ]; then \
-	  echo "make demo needs Python 3.10 to 3.13, for which TensorFlow is built." >&2; \
+	  echo "This needs Python 3.10 to 3.13, for which TensorFlow is built." >&2; \
 	  exit 1; \
 	fi; \
-	echo "Creating $(VENV) with $$($$chosen --version)" && \
-	$$chosen -m venv $(VENV)
+	echo "Creating $(1) with $$($$chosen --version)" && \
+	$$chosen -m venv $(1)
+endef
+
+$(VENV)/.demo: setup.cfg pyproject.toml
+	$(call create_venv,$(VENV))
 	$(VENV)/bin/python -m pip install --quiet --editable ".[demo]"
+	@touch $@
+
+$(DEV_VENV)/.dev: setup.cfg pyproject.toml
+	$(call create_venv,$(DEV_VENV))
+	$(DEV_VENV)/bin/python -m pip install --quiet --editable ".[dev,tensorflow]"
 	@touch $@
 
 $(TOX_VENV)/bin/tox: setup.cfg

@@ -45,6 +45,7 @@ layers = keras.layers
 
 RATES = (0.003, 0.03)
 FROZEN_EPOCHS = 8  # head only, in the recipe by hand
+SHOWN_EPOCHS = 12  # in the figure
 OURS = "one fit, ours"
 
 
@@ -262,8 +263,13 @@ def explain(results: dict[tuple[str, float], list[float]]) -> None:
 
 
 def plot(history: keras.callbacks.History, chosen: list, out: Path) -> None:
-    """Loss with stage marks, and the rate of each group."""
-    figure = plot_history(history, chosen)
+    """Loss with stage marks, and the rate of each group, while stages begin."""
+    epochs = min(SHOWN_EPOCHS, len(history.epoch))
+    title = f"One fit, {len(chosen[0].history)} stages"
+    if epochs < len(history.epoch):
+        title += f": the first {epochs} of {len(history.epoch)} epochs"
+    first = {name: values[:epochs] for name, values in history.history.items()}
+    figure = plot_history(first, chosen, title=title, figsize=(8.0, 5.6))
     figure.savefig(out, dpi=120)
 
 

@@ -311,7 +311,7 @@ def test_only_the_engine_asks_which_keras_runs():
             assert getattr(name, "attr", getattr(name, "id", None)) not in asks, path
 
 
-def test_lanes_have_the_tools_of_the_dev_extra():
+def test_environments_have_the_tools_of_the_extras():
     config = configparser.ConfigParser(interpolation=None)
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     lanes = config["testenv"]["deps"].split("\n")
@@ -319,3 +319,13 @@ def test_lanes_have_the_tools_of_the_dev_extra():
     dev = set(config["options.extras_require"]["dev"].split("\n"))
     tox = f"tox>={config['tox:tox']['min_version']}"
     assert dev == {*lanes, *lint, tox}
+    docs = config["testenv:docs"]["deps"].split("\n")
+    assert config["options.extras_require"]["docs"].split("\n") == docs
+
+
+def test_the_reference_has_every_public_name():
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    described = {
+        path.rsplit(".", 1)[-1] for path in re.findall(r"^::: (\S+)", page, re.M)
+    }
+    assert set(OBJECTS) - described == set()
