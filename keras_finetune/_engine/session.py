@@ -70,6 +70,7 @@ class Session:
         self._ever: list[Any] = []
         self._parked: dict[Any, Any] = {}
         self._applied = self._adopted = False
+        self._at_close: list[Callable[[], None]] = []
         self._step: Any = None
 
         def make_train_function(force: bool = False) -> Any:
@@ -83,7 +84,7 @@ class Session:
         make_train_function.session = self  # type: ignore[attr-defined]
         model.__dict__[_GUARD] = make_train_function
 
-        frame = _fit_frame(model)
+        frame = fit_frame(model)
         callbacks = frame.f_locals.get("callbacks") if frame is not None else None
         if isinstance(callbacks, keras.callbacks.CallbackList):
             weakref.finalize(callbacks, self.close).atexit = False
@@ -215,10 +216,16 @@ class Session:
         has the old one, but no `fit` that it is called from.
         """
         history = getattr(self.model, "history", None)
-        return history is self._history and _fit_frame(self.model) is not None
+        return history is self._history and fit_frame(self.model) is not None
+
+    def at_close(self, act: Callable[[], None]) -> None:
+        """Has `act` called when the session ends."""
+        self._at_close.append(act)
 
     def close(self) -> None:
         """Leaves the model, its optimizer and its step as plain Keras has them."""
+        while self._at_close:
+            self._at_close.pop()()
         model = self.model
         guard = model.__dict__.get(_GUARD)
         if getattr(guard, "session", None) is not self:
@@ -372,7 +379,7 @@ class LoadHook:
 def _preparer(model: Any, hooks: list[LoadHook]) -> Callable[[int], None]:
     def prepare(count: int) -> None:
         for hook in list(hooks):
-            if _fit_frame(model) is None:
+            if fit_frame(model) is None:
                 hook.remove()  # left over from a `fit` that was interrupted
             else:
                 hook._prepare(count)
@@ -380,7 +387,7 @@ def _preparer(model: Any, hooks: list[LoadHook]) -> Callable[[int], None]:
     return prepare
 
 
-def _fit_frame(model: Any) -> FrameType | None:
+def fit_frame(model: Any) -> FrameType | None:
     """The frame of the `fit` of this model that we are called from, if any."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_finetune import _checks, _schedules
 from keras_finetune._engine import keras, session
+from keras_finetune._engine.backups import Backups
 from keras_finetune._triggers import MetricTrigger
 from keras_finetune.layer_groups import layer_groups
 from keras_finetune.stages import Stages
@@ -122,6 +123,8 @@ class GradualUnfreeze(keras.callbacks.Callback):
         self._stage: int | None = None
         self._entered = False
         self._saved_epoch: int | None = None
+        self._seen_epoch: int | None = None
+        self._backups: Backups | None = None
         self._hook: session.LoadHook | None = None
 
     # --- before training ---------------------------------------------------------
@@ -149,9 +152,12 @@ class GradualUnfreeze(keras.callbacks.Callback):
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
-        self._stages = self._stage = None
+        self._stages = self._stage = self._seen_epoch = None
         self._entered = False
         self._unhook()
+        self._backups = Backups(model, "GradualUnfreeze", self._state, self._observe)
+        self._check_settings(self._backups.latest())
+        self._backups.hook()
         self._hook = session.LoadHook(model, self._enter_stage_of_file, last=True)
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -160,6 +166,9 @@ class GradualUnfreeze(keras.callbacks.Callback):
         running = session.join(self.model)
         running.enter(self)
         running.expect(stages.variables(stages.last))
+        if self._backups is not None:
+            self._backups.hook()
+            running.at_close(self._backups.unhook)
         self._saved_epoch = session.epoch_of_checkpoint(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -167,8 +176,10 @@ class GradualUnfreeze(keras.callbacks.Callback):
         # known in which epoch a resumed run starts.
         self._unhook()
         begins = not self._entered
-        if begins:
+        if begins and not self._restore():
             self._forget_from(epoch)
+        if self._backups is not None:
+            self._backups.begin(epoch)
         before = self._stage
         if before is None and self.history:
             before = self.history[-1]["stage"]
@@ -185,7 +196,8 @@ class GradualUnfreeze(keras.callbacks.Callback):
             self._record(epoch, stage, before)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if self._trigger is not None:
+        if self._trigger is not None and epoch != self._seen_epoch:
+            self._seen_epoch = epoch
             self._due = self._trigger.update(epoch, logs or {}) or self._due
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -212,6 +224,58 @@ class GradualUnfreeze(keras.callbacks.Callback):
             session.check(self.model)
             self._stages = self._stages_of(self.model)
         return self._stages
+
+    # --- backups -----------------------------------------------------------------
+
+    def _settings(self) -> dict[str, Any]:
+        names = (
+            "every initial_groups monitor mode min_delta patience "
+            "learning_rate_factor batch_norm frozen_mode"
+        )
+        settings = {name: getattr(self, name) for name in names.split()}
+        return {"groups": [g.name for g in self._prepare().groups], **settings}
+
+    def _state(self) -> dict[str, Any]:
+        plateau = None if self._trigger is None else self._trigger.plateau
+        return {
+            "settings": self._settings(),
+            "stage": self._stage,
+            "history": self.history,
+            "due": self._due,
+            "best": None if plateau is None else plateau.best,
+            "wait": None if plateau is None else plateau.wait,
+        }
+
+    def _observe(self, epoch: int, logs: Mapping[str, Any]) -> None:
+        """Looks at the logs of an epoch before a backup records what came of it."""
+        if self.monitor is not None and self.monitor in logs:
+            self.on_epoch_end(epoch, logs)
+
+    def _check_settings(self, state: dict[str, Any] | None) -> None:
+        if state is None:
+            return
+        ours, theirs = self._settings(), state["settings"]
+        differ = [name for name in ours if ours[name] != theirs.get(name)]
+        if differ:
+            raise ValueError(
+                "The backup to resume from was written with "
+                f"{', '.join(f'{name}={theirs.get(name)!r}' for name in differ)}. "
+                "Give `GradualUnfreeze` the same, or delete the backup to start "
+                "afresh. Received: "
+                f"{', '.join(f'{name}={ours[name]!r}' for name in differ)}"
+            )
+
+    def _restore(self) -> bool:
+        """Takes up what the backup in use has recorded."""
+        state = None if self._backups is None else self._backups.restore()
+        if state is None:
+            return False
+        self._stage, self._due = state["stage"], state["due"]
+        self.history = state["history"]
+        if self._trigger is not None:
+            self._trigger.plateau.best = state["best"]
+            self._trigger.plateau.wait = state["wait"]
+        return True
 
     def _forget_from(self, epoch: int) -> None:
         """Drops what an earlier `fit` recorded of epochs that now run again."""
@@ -288,6 +352,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
         )
 
     def _unhook(self) -> None:
+        """Stops waiting for a file to be loaded."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None

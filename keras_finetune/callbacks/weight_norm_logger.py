@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from keras_finetune import _checks
-from keras_finetune._engine import keras, reduction, structure
+from keras_finetune._engine import backups, keras, reduction, structure
 from keras_finetune._engine.structure import variable_key, variable_path
 from keras_finetune.layer_groups import layer_groups
 
@@ -140,17 +140,25 @@ class WeightNormLogger(keras.callbacks.Callback):
         if updates or distance:
             self.on_train_batch_begin = self._before_batch
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Looks at the weights before they move."""
+    def set_model(self, model: Any) -> None:
+        """Looks at the weights before a backup moves them."""
+        super().set_model(model)
         asked = {"update_ratio": self.updates, "weight_distance": self.distance}
         changes = [kind for kind, is_asked in asked.items() if is_asked]
         self._norms = reduction.WeightNorms(self.order, "weight_norm", changes)
         self._parts: dict[str, list[Hashable]] = {}
+        if self.distance and structure.is_built(model) and backups.resumes(model):
+            # What has trained before the kill started where it is now.
+            weights = reduction.trainable_if_unfrozen(model)
+            self._norms.remember([v for v in weights if self._counts(v)])
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Finds the weights."""
         self._epoch = self._step = self._steps_before = 0
+        self._begins = True
         if structure.is_built(self.model):
             self._find_parts()
-            self._norms.remember(self._training())
-        elif changes:
+        elif self.updates or self.distance:
             raise ValueError(
                 "`updates` and `distance` need the weights before training. Build the "
                 "model before `fit`: call it once on data, or call "
@@ -167,6 +175,12 @@ class WeightNormLogger(keras.callbacks.Callback):
         steps = (self.params or {}).get("steps")
         self._epoch = epoch
         self._step = self._steps_before = epoch * steps if steps else self._step
+        if self._begins and self._parts:
+            # Not in `on_train_begin`: only now a backup is loaded for certain.
+            self._norms.remember(self._training())
+            if self.updates:
+                self._norms.renew("update_ratio", self._training())
+        self._begins = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measures, and writes into the logs."""

@@ -56,10 +56,35 @@ def test_a_killed_run_resumes_exactly(order, kill_after, tmp_path):
         assert np.array_equal(values, history[key][kill_after + 1 :]), key
 
 
+@pytest.mark.parametrize("order", ["backup first", "backup last"])
+@pytest.mark.parametrize(
+    "other", [{"every": 3}, {"groups": [["low", "middle"], "head"]}]
+)
+def test_a_backup_of_another_plan_is_refused(order, other, tmp_path):
+    with pytest.raises(Killed):
+        run(tmp_path, order=order, kill_after=1)
+    model = reference.compile_model(reference.make_model(), "sgd")
+    before = reference.weights(model)
+    plan = {"groups": GROUPS, "every": 2, "learning_rate_factor": 0.5, **other}
+    callbacks = [
+        keras.callbacks.BackupAndRestore(str(tmp_path)),
+        GradualUnfreeze(**plan),
+    ]
+    if order == "backup last":
+        callbacks.reverse()
+    with pytest.raises(ValueError, match="backup to resume from was written with") as e:
+        reference.fit(model, DATA, epochs=3, callbacks=callbacks)
+    (name,) = other
+    assert str(e.value).count(f"{name}=") == 2
+    assert reference.difference(reference.weights(model), before) == 0
+
+
 @pytest.mark.keras3
-def test_a_backup_of_other_groups_is_refused(tmp_path):
+def test_a_file_of_another_optimizer_is_refused(tmp_path):
     with pytest.raises(Killed):
         run(tmp_path, order="backup first", kill_after=1)
+    for record in tmp_path.glob("keras_finetune_step_*.json"):
+        record.unlink()
     model = reference.compile_model(reference.make_model(), "sgd")
     callbacks = [
         keras.callbacks.BackupAndRestore(str(tmp_path)),
@@ -67,3 +92,14 @@ def test_a_backup_of_other_groups_is_refused(tmp_path):
     ]
     with pytest.raises(ValueError, match="file to resume from"):
         reference.fit(model, DATA, epochs=3, callbacks=callbacks)
+
+
+def test_the_users_backup_callback_is_as_it_was(tmp_path):
+    model = reference.compile_model(reference.make_model(), "sgd")
+    backup = keras.callbacks.BackupAndRestore(str(tmp_path))
+    reference.fit(
+        model, DATA, epochs=2, callbacks=[backup, GradualUnfreeze(groups=GROUPS)]
+    )
+    assert not {"_save_model", "_load_model", "_backup", "on_epoch_end"} & set(
+        vars(backup)
+    )

@@ -1,0 +1,205 @@
+"""A record of ours beside every file that `BackupAndRestore` writes.
+
+Keras saves weights, optimizer and epoch. It does not save where the generators of
+dropout stand, nor what a callback knows (which stage, how long a metric has stalled),
+and on Keras 3 its two files can be torn by a kill. So each time before Keras saves, a
+record of the same moment is written, named by the step: whatever file survives has its
+record. Files of Keras stay as they are; the records go when Keras deletes its backup.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from keras_finetune._engine import KERAS_3, keras, session
+from keras_finetune._engine.structure import all_layers
+
+_lane: Any = import_module(
+    f"keras_finetune._engine.backups.{'_keras3' if KERAS_3 else '_keras2'}"
+)
+
+_PREFIX, _SUFFIX = "keras_finetune_step_", ".json"
+# The file that is being written, the one before, and its copy (`double_checkpoint`).
+_KEPT = 3
+
+
+class Backups:
+    """The `BackupAndRestore` callbacks of the `fit` that runs.
+
+    Args:
+        model: The model.
+        name: What the state is called in the record.
+        state: Gives the state to record, made of what JSON knows.
+        observe: Called with the epoch and its logs before a backup at its end.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        state: Callable[[], dict[str, Any]],
+        observe: Callable[[int, Mapping[str, Any]], None],
+    ) -> None:
+        self.model = model
+        self._name = name
+        self._state = state
+        self._observe = observe
+        self._epoch = 0
+        self._hooked: list[tuple[Any, str]] = []
+
+    def latest(self) -> dict[str, Any] | None:
+        """The state in the record of the last step that was recorded, if any."""
+        records = [
+            (step, directory)
+            for directory in map(_lane.directory, _callbacks(self.model))
+            for step in _steps(directory)
+        ]
+        for step, directory in sorted(records, reverse=True):
+            record = _read(directory, step)
+            if record is not None:
+                return record.get(self._name)
+        return None
+
+    def hook(self) -> None:
+        """Writes a record before each backup, from now to `unhook`."""
+        known = [id(owner) for owner, _ in self._hooked]
+        for callback in _callbacks(self.model):
+            if id(callback) in known:
+                continue
+            for patch in _lane.hooks(callback, self):
+                callback.__dict__[patch.name] = patch.value
+                self._hooked.append((callback, patch.name))
+
+    def unhook(self) -> None:
+        """Leaves the callbacks as Keras made them."""
+        for callback, name in self._hooked:
+            callback.__dict__.pop(name, None)
+        self._hooked = []
+
+    def restore(self) -> dict[str, Any] | None:
+        """Puts the generators back, and returns the state, of the backup in use.
+
+        That is the backup whose step the optimizer has; `None` if there is none.
+        """
+        for callback in _callbacks(self.model):
+            record = self.record_of(callback)
+            if record is not None and self._name in record:
+                _set_generators(self.model, record["generators"])
+                return dict(record[self._name])
+        return None
+
+    def begin(self, epoch: int) -> None:
+        """Takes note of the epoch that runs."""
+        self._epoch = epoch
+
+    # --- what the hooks call -----------------------------------------------------
+
+    def is_running(self) -> bool:
+        """Whether a hook is called from a `fit`, not left over from a broken one."""
+        if session.fit_frame(self.model) is None:
+            self.unhook()
+            return False
+        return True
+
+    def before_epoch_end(self, epoch: int, logs: Mapping[str, Any]) -> None:
+        """The logs of an epoch, before the backup at its end is written."""
+        self._epoch = epoch + 1
+        self._observe(epoch, logs)
+
+    def before_save(self, callback: Any) -> None:
+        """Writes the record of this step."""
+        session.world.pull_state(self.model)
+        step = session.steps_taken(self.model)
+        record = {
+            "epoch": self._epoch,
+            "generators": [state.tolist() for state in _generators(self.model)],
+            self._name: self._state(),
+        }
+        if _lane.may_write(self.model):
+            directory = _lane.directory(callback)
+            if not _lane.files.exists(directory):
+                _lane.files.makedirs(directory)
+            with _lane.files.open(_path(directory, step), "w") as file:
+                file.write(json.dumps(record))
+            for old in [s for s in _steps(directory) if s != step][: -(_KEPT - 1)]:
+                _lane.files.remove(_path(directory, old))
+
+    def record_of(self, callback: Any) -> dict[str, Any] | None:
+        """The record of the step that the optimizer has taken, if there is one."""
+        step = session.steps_taken(self.model)
+        return _read(_lane.directory(callback), step) if step else None
+
+
+def resumes(model: Any) -> bool:
+    """Whether the `fit` that runs has a backup to start from."""
+    return any(_lane.has_backup(callback) for callback in _callbacks(model))
+
+
+def _callbacks(model: Any) -> list[Any]:
+    frame = session.fit_frame(model)
+    listed = [] if frame is None else _flat(frame.f_locals.get("callbacks"))
+    kind = keras.callbacks.BackupAndRestore
+    return [callback for callback in listed if isinstance(callback, kind)]
+
+
+def _flat(callbacks: Any) -> list[Any]:
+    """What `fit` was given: nothing, a callback, a list, or a `CallbackList`."""
+    callbacks = getattr(callbacks, "callbacks", callbacks)
+    if isinstance(callbacks, Iterable):
+        return [one for some in callbacks for one in _flat(some)]
+    return [callbacks]
+
+
+# --- records ---------------------------------------------------------------------
+
+
+def _path(directory: str, step: int) -> str:
+    return str(_lane.files.join(directory, f"{_PREFIX}{step}{_SUFFIX}"))
+
+
+def _steps(directory: str) -> list[int]:
+    if not _lane.files.exists(directory):
+        return []
+    names = [str(name) for name in _lane.files.listdir(directory)]
+    steps = [
+        name[len(_PREFIX) : -len(_SUFFIX)]
+        for name in names
+        if name.startswith(_PREFIX) and name.endswith(_SUFFIX)
+    ]
+    return sorted(int(step) for step in steps if step.isdigit())
+
+
+def _read(directory: str, step: int) -> dict[str, Any] | None:
+    path = _path(directory, step)
+    if not _lane.files.exists(path):
+        return None
+    with _lane.files.open(path, "r") as file:
+        text = file.read()
+    try:
+        return dict(json.loads(text))
+    except ValueError:
+        return None  # killed while it was written: its backup has not been begun
+
+
+# --- generators ------------------------------------------------------------------
+
+
+def _generators(model: Any) -> list[Any]:
+    return [_lane.value(state) for state in _lane.generator_states(all_layers(model))]
+
+
+def _set_generators(model: Any, values: list[Any]) -> None:
+    states = _lane.generator_states(all_layers(model))
+    if len(states) != len(values):
+        raise ValueError(
+            "The backup is of a model with other random layers: it holds "
+            f"{len(values)} generators. Received: a model with {len(states)}"
+        )
+    for state, value in zip(states, values, strict=True):
+        like = _lane.value(state)
+        state.assign(np.asarray(value, like.dtype).reshape(like.shape))

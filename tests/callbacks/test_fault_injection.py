@@ -1,0 +1,125 @@
+"""Runs that are killed at random moments and started again by the same script."""
+
+import killed_run
+import numpy as np
+import pytest
+from killed_run import BATCHES, EPOCHS, Kill
+
+CHAINS = [
+    ({"every": 2, "learning_rate_factor": 0.5}, {"first": True}),
+    ({"every": 2}, {"first": False}),
+    ({"monitor": "loss", "patience": 1, "min_delta": 0.2}, {"first": True}),
+    ({"monitor": "loss", "patience": 1, "min_delta": 0.2}, {"first": False}),
+    ({"every": [1, 3]}, {"first": True}),
+]
+KILLS_A_CHAIN = 5
+
+
+def start(directory, **arguments):
+    status, said = killed_run.run(
+        directory / "log", path=str(directory / "backup"), **arguments
+    )
+    assert "Traceback" not in said, said
+    return status, said
+
+
+def random_kill(rng):
+    if rng.random() < 0.4:
+        return Kill(batch=int(rng.integers(2 * BATCHES)))
+    # Most backups take some thousand calls; a long tail reaches what comes after.
+    return Kill(save=int(rng.integers(2)), calls=int(10 ** rng.uniform(1, 4)))
+
+
+def assert_equal(result, whole):
+    result, whole = np.load(result), np.load(whole)
+    assert result.files == whole.files
+    for name in result.files:
+        if name.startswith("log/"):
+            rest = result[name]
+            assert len(rest) <= EPOCHS
+            np.testing.assert_array_equal(rest, whole[name][-len(rest) :])
+        else:
+            np.testing.assert_array_equal(result[name], whole[name], name)
+
+
+@pytest.mark.parametrize(("callback", "backup"), CHAINS)
+def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
+    callback, backup, tmp_path
+):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    arguments = {"callback": callback, "backup": backup}
+    assert start(whole, result=str(whole / "end.npz"), **arguments)[0] == 0
+    rng = np.random.default_rng(CHAINS.index((callback, backup)))
+    killed = 0
+    for attempt in range(10 * KILLS_A_CHAIN):
+        directory = tmp_path / f"chain_{attempt}"
+        directory.mkdir()
+        status = None
+        while status != 0:
+            kill = random_kill(rng) if killed < KILLS_A_CHAIN else None
+            result = str(directory / "end.npz")
+            status, said = start(directory, kill=kill, result=result, **arguments)
+            assert status in (0, -9), said
+            killed += status != 0
+        assert_equal(result, whole / "end.npz")
+        if killed == KILLS_A_CHAIN:
+            return
+    pytest.fail(f"only {killed} kills in {attempt + 1} runs")
+
+
+def test_backups_every_few_batches_lose_no_stage_and_no_step(tmp_path):
+    # Keras replays the interrupted epoch from its first batch.
+    rng = np.random.default_rng(9)
+    arguments = {"callback": {"every": 2}, "backup": {"save_freq": 3}}
+    for _ in range(4):
+        status, said = start(tmp_path, kill=random_kill(rng), **arguments)
+        assert status in (0, -9), said
+    assert start(tmp_path, result=str(tmp_path / "end.npz"), **arguments)[0] == 0
+    end = np.load(tmp_path / "end.npz")
+    assert end["stages"].tolist() == [[0, 0], [2, 1], [4, 2]]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_in_mid_epoch_it_resumes_as_keras_without_us(first, tmp_path):
+    results = []
+    for name, callback in ("ours", {"every": 99}), ("by hand", None):
+        directory = tmp_path / name
+        directory.mkdir()
+        arguments = {
+            "callback": callback,
+            "backup": {"save_freq": 3, "first": first},
+            "dropout": 0.0,
+        }
+        assert start(directory, kill=Kill(batch=9), **arguments)[0] == -9
+        result = directory / "end.npz"
+        assert start(directory, result=str(result), **arguments)[0] == 0
+        results.append(dict(np.load(result)))
+    ours, by_hand = results
+    for name in ours:
+        if name != "stages":
+            np.testing.assert_array_equal(ours[name], by_hand[name], name)
+
+
+@pytest.mark.keras3
+@pytest.mark.parametrize("torn", ["stale", "empty", "missing", "without weights"])
+def test_a_backup_that_keras_left_torn(torn, tmp_path):
+    arguments = {"callback": {"every": 2}}
+    whole = str(tmp_path / "whole.npz")
+    assert start(tmp_path, result=whole, **arguments)[0] == 0
+    assert start(tmp_path, kill=Kill(batch=9), **arguments)[0] == -9
+    metadata = tmp_path / "backup" / "training_metadata.json"
+    if torn == "stale":
+        metadata.write_text('{"epoch": 1, "batch": 0}')
+    elif torn == "empty":
+        metadata.write_text("")
+    elif torn == "missing":
+        metadata.unlink()
+    else:
+        (tmp_path / "backup" / "latest.weights.h5").unlink()
+    status, said = start(tmp_path, result=str(tmp_path / "end.npz"), **arguments)
+    assert status == 0, said
+    assert ("training starts afresh" in said) == (torn == "without weights")
+    assert_equal(tmp_path / "end.npz", whole)
+    epochs = len(np.load(tmp_path / "end.npz")["log/loss"])
+    assert epochs == (EPOCHS if torn == "without weights" else EPOCHS - 2)

@@ -1,0 +1,177 @@
+"""A small training run in a process of its own that can be killed at any moment.
+
+Processes come from a fork server that has imported the frameworks once, so that one
+costs about as much as its `fit`.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+
+import numpy as np
+
+EPOCHS, BATCHES = 6, 4
+
+
+class Kill:
+    """When a process kills itself, without a chance to tidy up.
+
+    Args:
+        save: The backup (from 0) during which it dies; `None`: not in a backup.
+        calls: How many function calls after that backup has begun it dies; a backup is
+            some thousand calls.
+        batch: The batch (from 0) after which it dies if `save` is `None`.
+    """
+
+    def __init__(self, save=None, calls=0, batch=0):
+        self.save, self.calls, self.batch = save, calls, batch
+
+    def __repr__(self):
+        if self.save is None:
+            return f"after batch {self.batch}"
+        return f"{self.calls} calls into backup {self.save}"
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _dying_callback(keras, kill):
+    def begin_backup(callback):
+        callback.backups += 1
+        if callback.backups == (kill.save or 0) + 1:
+            left = kill.calls
+
+            def count(frame, event, argument):
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    _die()
+
+            sys.setprofile(count)
+
+    class Dying(keras.callbacks.Callback):
+        batches = backups = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.batches += 1
+            if kill.save is None and self.batches == kill.batch + 1:
+                _die()
+
+        def on_epoch_end(self, epoch, logs=None):
+            if kill.save is not None:
+                begin_backup(self)
+
+    return Dying()
+
+
+class _Awake:
+    """Put after the backup: ends the count if the process has survived it."""
+
+    def __new__(cls, keras):
+        return keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: sys.setprofile(None)
+        )
+
+
+def model_and_data(keras, dropout=0.3):
+    """A model with seeded dropout between its groups."""
+    if not hasattr(keras, "ops"):
+        keras.backend.experimental.enable_tf_random_generator()
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(5, activation="tanh", name="low"),
+            layers.Dropout(dropout, seed=1, name="noise"),
+            layers.Dense(4, activation="tanh", name="middle"),
+            layers.Dropout(dropout, seed=2, name="more_noise"),
+            layers.Dense(1, name="head"),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4 * BATCHES, 4)).astype("float32")
+    return model, (x, x[:, :1] * x[:, 1:2])
+
+
+def train(path, callback, kill=None, result=None, backup=None, dropout=0.3):
+    """One process: builds all anew, fits, and writes what it has at the end.
+
+    Args:
+        path: The directory of the backup.
+        callback: Arguments of `GradualUnfreeze`; `None`: the two lower groups are
+            frozen by hand.
+        kill: A `Kill`, if it is to die.
+        result: The `.npz` file for weights, optimizer and history.
+        backup: Arguments of `BackupAndRestore`, with `first` for its place.
+        dropout: The rate of the dropout layers.
+    """
+    import reference
+
+    from keras_finetune import GradualUnfreeze, WeightNormLogger
+    from keras_finetune._engine import keras
+
+    backup = dict(backup or {})
+    first = backup.pop("first", True)
+    model, data = model_and_data(keras, dropout)
+    callbacks = [keras.callbacks.BackupAndRestore(path, **backup)]
+    if callback is None:
+        for name in ("low", "middle"):
+            model.get_layer(name).trainable = False
+    else:
+        ours = GradualUnfreeze(groups=["low", "middle", "head"], **callback)
+        callbacks.insert(len(callbacks) if first else 0, ours)
+    norms = WeightNormLogger(updates=True, distance=True)
+    callbacks.insert(len(callbacks) if first else 0, norms)
+    model.compile(keras.optimizers.Adam(0.02), "mse")
+    if kill is not None:
+        callbacks = [_dying_callback(keras, kill), *callbacks, _Awake(keras)]
+    fitted = model.fit(
+        *data,
+        epochs=EPOCHS,
+        batch_size=4,
+        shuffle=False,
+        verbose=0,
+        callbacks=callbacks,
+    )
+    if result is not None:
+        arrays = [
+            *reference.weights(model).values(),
+            *reference.optimizer_state(model).values(),
+        ]
+        history = [] if callback is None else ours.history
+        stages = [(entry["epoch"], entry["stage"]) for entry in history]
+        logs = {f"log/{key}": values for key, values in fitted.history.items()}
+        np.savez(result, *arrays, stages=stages, **logs)
+
+
+def _quiet(function, arguments, log):
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        function(**arguments)
+
+
+def _context():
+    try:
+        context = multiprocessing.get_context("forkserver")
+    except ValueError:
+        return multiprocessing.get_context("spawn")
+    engine = importlib.import_module("keras_finetune._engine")
+    context.set_forkserver_preload([engine.keras.__name__, "reference"])
+    return context
+
+
+def run(log, **arguments):
+    """Runs `train` in a new process; returns its exit status and what it printed."""
+    process = _context().Process(target=_quiet, args=(train, arguments, str(log)))
+    process.start()
+    process.join(300)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    with open(log) as file:
+        return process.exitcode, file.read()
