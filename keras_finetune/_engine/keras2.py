@@ -225,6 +225,18 @@ def _adopt_legacy(
         holder._weights = [instead.get(id(v), v) for v in holder._weights]
 
 
+def build(model: Any, variables_of_fit: Mapping[str, Any]) -> None:
+    """Builds a model by calling it on zeros that are like the data of `fit`."""
+    handler = variables_of_fit.get("data_handler")
+    spec = getattr(getattr(handler, "_dataset", None), "element_spec", None)
+    x = spec[0] if isinstance(spec, tuple) and spec else spec
+    specs = tf.nest.flatten(x)
+    if all(isinstance(s, tf.TensorSpec) and s.shape.rank for s in specs):
+        zeros = [tf.zeros([n or 1 for n in s.shape], s.dtype) for s in specs]
+        with scope(model):
+            model(tf.nest.pack_sequence_as(x, zeros), training=False)
+
+
 def scope(model: Any) -> AbstractContextManager[Any]:
     """The distribution scope in which the model's variables are made."""
     manager: AbstractContextManager[Any] = model.distribute_strategy.scope()

@@ -264,6 +264,15 @@ def _set_variables(optimizer: Any, variables: list[Any]) -> None:
     tracker.stored_ids["variables"] = {id(v) for v in variables}
 
 
+def build(model: Any, variables_of_fit: Mapping[str, Any]) -> None:
+    """Builds a model from the data of `fit`, as Keras does on JAX and PyTorch."""
+    iterator = variables_of_fit.get("epoch_iterator")
+    if iterator is not None:
+        with scope(model):
+            model._symbolic_build(iterator=iterator)
+        iterator.reset()
+
+
 def scope(model: Any) -> AbstractContextManager[Any]:
     """The distribution scope in which the model's variables are made."""
     strategy = getattr(model, "distribute_strategy", None)

@@ -25,7 +25,7 @@ from typing import Any
 
 from keras_finetune._engine import KERAS_3, keras
 from keras_finetune._engine.patches import Patch, patched
-from keras_finetune._engine.structure import all_layers, variable_key
+from keras_finetune._engine.structure import all_layers, is_built, variable_key
 
 world: Any = import_module(
     "keras_finetune._engine.keras3" if KERAS_3 else "keras_finetune._engine.keras2"
@@ -280,6 +280,17 @@ def check(model: Any, *, scale: bool = False) -> None:
     if scale:
         for leaf in world.leaves(optimizer):
             world.check_scalable(leaf)
+    build(model)
+
+
+def build(model: Any) -> None:
+    """Gives a model that has no weights yet those that the running `fit` is to train.
+
+    Keras does so itself before `fit` calls back, on JAX and PyTorch.
+    """
+    frame = fit_frame(model)
+    if frame is not None and not is_built(model):
+        world.build(model, frame.f_locals)
 
 
 def warn_inexact(model: Any) -> None:

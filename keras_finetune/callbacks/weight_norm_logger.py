@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from keras_finetune import _checks
-from keras_finetune._engine import backups, keras, reduction, structure
+from keras_finetune._engine import backups, keras, reduction, session, structure
 from keras_finetune._engine.structure import variable_key, variable_path
 from keras_finetune.layer_groups import layer_groups
 
@@ -156,6 +156,8 @@ class WeightNormLogger(keras.callbacks.Callback):
         """Finds the weights."""
         self._epoch = self._step = self._steps_before = 0
         self._begins = True
+        if self.updates or self.distance:
+            session.build(self.model)
         if structure.is_built(self.model):
             self._find_parts()
         elif self.updates or self.distance:

@@ -7,7 +7,7 @@ import pytest
 import reference
 
 from keras_finetune import DiscriminativeLR, GradualUnfreeze, layer_groups
-from keras_finetune._engine import KERAS_3, backend, keras
+from keras_finetune._engine import keras
 
 GROUPS = ["low", "middle", "head"]
 DATA = reference.make_data()
@@ -357,23 +357,28 @@ def test_normalization_inside_a_block(mode, moves):
     }
 
 
-def test_an_unbuilt_model_is_refused_with_a_remedy():
-    with pytest.raises(ValueError, match="build"):
-        reference.fit(
-            compiled(Subclassed()) if not _builds_itself() else Unbuildable(),
-            DATA,
-            callbacks=[GradualUnfreeze()],
-        )
+def test_an_unbuilt_model_is_built_from_the_data_of_fit():
+    def on_a_trained_body():
+        body = reference.make_model().layers[:-1]
+        return keras.Sequential([*body, keras.layers.Dense(3, name="head")])
+
+    ends = []
+    for build in (False, True):
+        model = on_a_trained_body()
+        if build:
+            model.build((None, 4))
+        reference.compile_model(model, "adam")
+        reference.fit(model, DATA, epochs=3, callbacks=[GradualUnfreeze()])
+        ends.append([reference.to_numpy(v) for v in model.weights])
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
-def _builds_itself():
-    # JAX and PyTorch build a model before `fit` calls back.
-    return KERAS_3 and backend() != "tensorflow"
-
-
-class Unbuildable:
-    def fit(self, *args, **kwargs):
-        raise ValueError("build")
+def test_an_unbuilt_subclassed_model_is_built_from_the_data_of_fit():
+    model = compiled(Subclassed())
+    callback = GradualUnfreeze(every=1)
+    reference.fit(model, DATA, epochs=2, callbacks=[callback])
+    assert [entry["stage"] for entry in callback.history] == [0, 1]
 
 
 # --- beside others -------------------------------------------------------------------

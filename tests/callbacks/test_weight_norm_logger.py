@@ -489,17 +489,15 @@ def test_weights_frozen_one_by_one_do_not_count():
     assert math.isnan(before.history[-1]["weight_norm/top/kernel"])
 
 
-@pytest.mark.keras2
-def test_unbuilt_models():
-    def unbuilt():
-        return compiled(keras.Sequential([keras.layers.Dense(3, name="top")]))
-
-    x = X.reshape(24, -1)
-    logger = WeightNormLogger("layer")
-    unbuilt().fit(x, Y, verbose=0, callbacks=[logger])
-    assert set(logger.history[0]) == {"epoch", "weight_norm", "weight_norm/top"}
-    with pytest.raises(ValueError, match="Build the model before `fit`"):
-        unbuilt().fit(x, Y, verbose=0, callbacks=[WeightNormLogger(distance=True)])
+@pytest.mark.parametrize("distance", [False, True])
+def test_unbuilt_models_are_built_from_the_data_of_fit(distance):
+    model = compiled(keras.Sequential([keras.layers.Dense(3, name="top")]))
+    logger = WeightNormLogger("layer", distance=distance)
+    model.fit(X.reshape(24, -1), Y, verbose=0, callbacks=[logger])
+    kinds = ["weight_norm", "weight_distance"] if distance else ["weight_norm"]
+    keys = {f"{kind}{part}" for kind in kinds for part in ("", "/top")}
+    assert set(logger.history[0]) == {"epoch", *keys}
+    assert all(logger.history[0][key] > 0 for key in keys)
 
 
 TENSORFLOW = """
