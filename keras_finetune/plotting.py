@@ -134,6 +134,9 @@ class _Training:
                 ends = [epoch + 1.0 for epoch in epochs[-len(values) :]]
                 if len(ends) < len(values):
                     ends = [float(i + 1) for i in range(len(values))]
+                if name == "stage":
+                    self._add_stages(ends, values)
+                    continue
                 self.lines[str(name)] = (ends, [float(value) for value in values])
         elif isinstance(history, list) and all(isinstance(r, Mapping) for r in history):
             if any("stage" in row for row in history):
@@ -146,6 +149,14 @@ class _Training:
                 "lists, a callback with a `history` of its own, or a list of those. "
                 f"Received: {argument}={source!r} (of type {type(source).__name__})"
             )
+
+    def _add_stages(self, ends: Sequence[float], values: Sequence[float]) -> None:
+        """Stages as `GradualUnfreeze` logs them; its own history says more."""
+        found: list[Mapping[str, Any]] = []
+        for end, value in zip(ends, values, strict=True):
+            if not found or value != found[-1]["stage"]:
+                found.append({"epoch": end - 1.0, "stage": int(value)})
+        self.stages = self.stages or found
 
     def _add_rows(self, rows: Sequence[Mapping[str, Any]], source: Any) -> None:
         steps = (getattr(source, "params", None) or {}).get("steps")

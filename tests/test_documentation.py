@@ -36,7 +36,9 @@ LANES = {
     "Keras 2 with TensorFlow Addons": (
         not _engine.KERAS_3 and importlib.util.find_spec("tensorflow_addons")
     ),
-    "TensorFlow": ON_TENSORFLOW,
+    "TensorFlow with TensorBoard": (
+        ON_TENSORFLOW and importlib.util.find_spec("tensorboard")
+    ),
     "any Keras": True,
 }
 # The other lanes run what a newcomer reads first.

@@ -117,6 +117,18 @@ def test_parameters_are_written_short(count, text):
     assert label.get_text() == f"stage 0\n{text} parameters"
 
 
+def test_stages_of_the_logs_are_marked_too():
+    logs = {"loss": [4.0, 3.0, 2.0, 1.0], "stage": [0, 0, 1, 1]}
+    figure = plot_history(logs)
+    assert list(panels(figure)) == ["loss"]
+    assert marks(panels(figure)["loss"]) == [0, 2]
+    (top,) = figure.axes[0].child_axes
+    assert [t.get_text() for t in top.get_xticklabels()] == ["stage 0", "stage 1"]
+    # The callback knows more.
+    for sources in ([Callback(STAGES), logs], [logs, Callback(STAGES)]):
+        assert len(marks(panels(plot_history(sources))["loss"])) == len(STAGES)
+
+
 def test_close_stages_are_only_numbered():
     stages = [
         {"epoch": i, "stage": i, "groups": [f"g{j}" for j in range(i)]}

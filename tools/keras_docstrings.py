@@ -25,15 +25,7 @@ class KerasDocstrings(griffe.Extension):
 
 
 def translate(text: str) -> str:
-    r"""The same docstring in the Google style.
-
-    >>> print(translate("Adds.\n\nExample:\n\n>>> 1 + 1\n2"))
-    Adds.
-    <BLANKLINE>
-    Examples:
-        >>> 1 + 1
-        2
-    """
+    """The same docstring in the Google style: sections indented, the rest Markdown."""
     headings = "|".join(("Example", *_HEADINGS))
     parts = re.split(rf"^({headings}):\n", text, flags=re.M)
     translated = [parts[0]]

@@ -30,7 +30,8 @@ class GradualUnfreeze(keras.callbacks.Callback):
     A frozen stage costs what a model frozen by hand costs: no backward pass and no
     update for frozen layers. The flags of the model end in the last stage reached; a
     second `fit` with `initial_epoch` starts in the stage of that epoch. Layers that
-    were frozen before and are given to no group stay frozen.
+    were frozen before and are given to no group stay frozen. The stage is in the logs
+    of each epoch, as `stage`, for the callbacks after this one.
 
     Args:
         groups: The groups of layers: `"auto"`, an integer, a list, or a
@@ -196,6 +197,8 @@ class GradualUnfreeze(keras.callbacks.Callback):
             self._record(epoch, stage, before)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if logs is not None:
+            logs["stage"] = self._stage
         if self._trigger is not None and epoch != self._seen_epoch:
             self._seen_epoch = epoch
             self._due = self._trigger.update(epoch, logs or {}) or self._due
