@@ -331,6 +331,10 @@ def new_train_function(model: Any) -> Callable[..., Any]:
     """A train function that shares no trace with any made before."""
     cls = type(model)
     original = model.train_step
+    if "ddp_model" in model.__dict__:
+        # PyTorch averages over the processes what trained when this was made (by Keras
+        # 3.16, or by a model's own `make_train_function`): it must be made again.
+        model.__dict__["ddp_model"] = None
 
     def train_step(*args: Any, **kwargs: Any) -> Any:
         return original(*args, **kwargs)

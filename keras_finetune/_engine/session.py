@@ -23,7 +23,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Any
 
-from keras_finetune._engine import KERAS_3, keras
+from keras_finetune._engine import KERAS_3, keras, workers
 from keras_finetune._engine.patches import Patch, patched
 from keras_finetune._engine.structure import all_layers, is_built, variable_key
 
@@ -280,6 +280,14 @@ def check(model: Any, *, scale: bool = False) -> None:
     if scale:
         for leaf in world.leaves(optimizer):
             world.check_scalable(leaf)
+    if fit_frame(model) is None:
+        # There is no step of Keras to change, and nothing would be frozen or scaled.
+        raise ValueError(
+            "This callback acts on the training step of `model.fit`; a loop of one's "
+            "own cannot use it. To train with `DistributedDataParallel` of PyTorch, "
+            "call it in the model's `train_step`. "
+            f"Received: model={model!r}, which is not in `fit`"
+        )
     build(model)
 
 
@@ -333,9 +341,10 @@ def epoch_of_checkpoint(model: Any) -> int | None:
     return world.epoch_of_checkpoint(model)
 
 
-def announce(message: str) -> None:
-    """Prints a line below the progress bar."""
-    print(f"\n{message}", flush=True)
+def announce(model: Any, message: str) -> None:
+    """Prints once, however many processes train the model."""
+    if workers.is_chief(model):
+        print(message, flush=True)
 
 
 def frozen_one_by_one(model: Any) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_finetune import _checks, _schedules
-from keras_finetune._engine import keras, session
+from keras_finetune._engine import keras, session, workers
 from keras_finetune._engine.backups import Backups
 from keras_finetune._triggers import MetricTrigger
 from keras_finetune.layer_groups import layer_groups
@@ -147,7 +147,8 @@ class GradualUnfreeze(keras.callbacks.Callback):
         else:
             later = f"when {self.monitor} stalls"
             epochs_of = ["0", *[later] * stages.last]
-        print(stages.table(epochs_of, rate, self.learning_rate_factor))
+        table = stages.table(epochs_of, rate, self.learning_rate_factor)
+        session.announce(model, table)
 
     # --- the hooks ---------------------------------------------------------------
 
@@ -201,7 +202,8 @@ class GradualUnfreeze(keras.callbacks.Callback):
             logs["stage"] = self._stage
         if self._trigger is not None and epoch != self._seen_epoch:
             self._seen_epoch = epoch
-            self._due = self._trigger.update(epoch, logs or {}) or self._due
+            due = self._trigger.update(epoch, logs or {})
+            self._due = workers.agreed(due) or self._due
 
     def on_train_end(self, logs: Any = None) -> None:
         self._unhook()
@@ -329,9 +331,10 @@ class GradualUnfreeze(keras.callbacks.Callback):
         )
         if self.verbose:
             session.announce(
-                f"Epoch {epoch + 1}: stage {stage} trains "
+                self.model,
+                f"\nEpoch {epoch + 1}: stage {stage} trains "
                 f"{', '.join(reversed(names))}: {parameters:,} parameters, "
-                f"base learning rate {rate:.3g}"
+                f"base learning rate {rate:.3g}",
             )
 
     def _enter_stage_of_file(self, count: int) -> None:

@@ -11,7 +11,14 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from keras_finetune import _checks
-from keras_finetune._engine import backups, keras, reduction, session, structure
+from keras_finetune._engine import (
+    backups,
+    keras,
+    reduction,
+    session,
+    structure,
+    workers,
+)
 from keras_finetune._engine.structure import variable_key, variable_path
 from keras_finetune.layer_groups import layer_groups
 
@@ -167,7 +174,7 @@ class WeightNormLogger(keras.callbacks.Callback):
                 f"`model.build(input_shape)`. Received: model={self.model!r}"
             )
         self._close()
-        if self.log_dir is not None:
+        if self.log_dir is not None and workers.is_chief(self.model):
             self._writer = _writer_class()(os.fspath(self.log_dir))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -65,8 +65,9 @@ def hooks(callback: Any, backups: Any) -> list[Patch]:
         weights, metadata = callback._weights_path, callback._training_metadata_path
         if not files.exists(weights) and files.exists(metadata):
             session.announce(
+                model,
                 f"The backup in {callback.backup_dir} has no weights (a kill while it "
-                "was deleted leaves that): training starts afresh."
+                "was deleted leaves that): training starts afresh.",
             )
             files.remove(metadata)
         try:
