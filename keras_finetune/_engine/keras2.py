@@ -7,6 +7,7 @@ variables by position, thereby stay the same from stage to stage.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -136,6 +137,40 @@ def adopt(
                 _adopt_legacy(holders, list(variables), away, parked)
             else:
                 _adopt_new_style(holders[0], list(variables), away, parked)
+    if not legacy:
+        _save_only(nodes(model.optimizer), holders[0], now, ever)
+
+
+def _save_only(
+    optimizers: Sequence[Any], holder: Any, now: Sequence[Any], ever: Sequence[Any]
+) -> None:
+    """Lets files leave out the slots that wait, as plain Keras expects them to.
+
+    Args:
+        optimizers: The optimizer and those around it.
+        holder: The one that holds the slots.
+        now: The variables that train now.
+        ever: Those that have slots; if empty, only those that train.
+    """
+
+    def save_own_variables(optimizer: Any, store: Any) -> None:
+        trains = {_key(v) for v in now}
+        slots = _slot_lists(holder, len(holder._index_dict)).values()
+        waiting = {
+            id(values[i])
+            for key, i in holder._index_dict.items()
+            for values in slots
+            if key not in trains
+        }
+        saved = [v for v in optimizer.variables if id(v) not in waiting]
+        for i, variable in enumerate(saved):
+            store[str(i)] = variable.numpy()
+
+    for optimizer in optimizers:
+        optimizer.__dict__.pop("save_own_variables", None)
+        if ever:
+            save = functools.partial(save_own_variables, optimizer)
+            optimizer.__dict__["save_own_variables"] = save
 
 
 def _adopt_new_style(

@@ -223,7 +223,6 @@ def test_the_same_callback_again_from_the_start(arrays_result):
     assert [entry["epoch"] for entry in callback.history] == [0, 1, 2]
 
 
-@pytest.mark.keras3  # Keras 2 keeps slots for all stages, so its files differ
 def test_a_model_saved_in_mid_stage_goes_on(arrays_result, tmp_path):
     model = reference.compile_model(reference.make_model(), EVERY["adam"]())
     checkpoint = keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.keras"))
