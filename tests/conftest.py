@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 # Read once, when TensorFlow is loaded.
@@ -32,6 +33,16 @@ def _version(name):
 def pytest_report_header():
     found = {name: _version(name) for name in ("keras-finetune", *FRAMEWORKS, "numpy")}
     return "versions: " + ", ".join(f"{k} {v}" for k, v in found.items() if v)
+
+
+def pytest_configure(config):
+    # JAX compiles for most of the time: what tests of one run compile alike is compiled
+    # once, such as the step of a stage and that of a model frozen by hand.
+    compiled = tempfile.TemporaryDirectory(prefix="keras-finetune-")
+    config.add_cleanup(compiled.cleanup)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled.name)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 def pytest_sessionstart():

@@ -225,6 +225,16 @@ def apply(optimizer, grads, variables):
 
         with torch.no_grad():
             optimizer.apply(grads, variables)
+    elif backend() == "jax" and hasattr(optimizer, "inner_optimizer"):
+        # Keras's loss scaling leaks tracers of its branches in `apply`.
+        state, values = (
+            [v.value for v in vs] for vs in (optimizer.variables, variables)
+        )
+        values, state = optimizer.stateless_apply(state, grads, values)
+        for variable, value in zip(
+            [*variables, *optimizer.variables], [*values, *state]
+        ):
+            variable.assign(value)
     else:
         optimizer.apply(grads, variables)
 

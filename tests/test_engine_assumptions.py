@@ -7,7 +7,7 @@ import pytest
 import reference
 
 from keras_finetune import GradualUnfreeze
-from keras_finetune._engine import KERAS_3, backend, keras, session
+from keras_finetune._engine import KERAS_3, backend, keras
 
 DATA = reference.make_data()
 GROUPS = ["low", "middle", "head"]
@@ -198,28 +198,6 @@ def test_an_optimizer_of_ones_own_works():
     )
     one, two = reference.weights(model), reference.weights(other)
     assert reference.difference(one, two) == 0
-
-
-@pytest.mark.keras3
-@pytest.mark.backend("jax")
-def test_a_swap_that_changes_no_shape_is_noticed():
-    """`jax.jit` finds traces by function and shapes: each stage has its own step."""
-    body = [keras.layers.Dense(4, name="low"), keras.layers.Dense(4, name="middle")]
-    model = reference.make_model(body=body)
-    freeze(model, "low")
-    reference.compile_model(model, keras.optimizers.SGD(0.1))
-    reference.fit(model, DATA)
-    alive = model.train_function  # its traces live as long as somebody holds it
-    freeze(model, "middle")
-    running = session.join(model)
-    running.apply()
-    running.close()
-    start = reference.weights(model)
-    reference.fit(model, DATA)
-    end = reference.weights(model)
-    moved = {k.split("/")[0] for k in end if not np.array_equal(end[k], start[k])}
-    assert moved == {"low", "head"}
-    assert alive is not model.train_function
 
 
 # --- Keras 2 -------------------------------------------------------------------------

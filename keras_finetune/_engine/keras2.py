@@ -49,6 +49,14 @@ def leaf_of(optimizer: Any, variable: Any) -> Any:
     return leaves(optimizer)[0]
 
 
+def is_built(optimizer: Any) -> bool:
+    """Whether the optimizer has slots."""
+    holder = _holders(optimizer)[0]
+    if _is_legacy(holder):
+        return bool(holder._slots)
+    return bool(getattr(holder, "_built", False))
+
+
 def slot_key(optimizer: Any, variable: Any) -> Any:
     """The key under which the optimizer knows a variable."""
     del optimizer
@@ -124,7 +132,7 @@ def adopt(
     away = {_key(v) for v in hidden}
     holders = _holders(model.optimizer)
     legacy = _is_legacy(holders[0])
-    built = holders[0]._slots if legacy else getattr(holders[0], "_built", False)
+    built = is_built(model.optimizer)
     with scope(model):
         # A checkpoint that waits for slots to be made finds them by position, so a
         # first build makes those of all stages at once, and no later call makes them
@@ -326,6 +334,11 @@ def slot_variables(model: Any, hidden: Sequence[Any]) -> list[Any]:
 
 def pull_state(model: Any) -> None:
     """Weights live in the model's variables."""
+    del model
+
+
+def hold_state(model: Any) -> None:
+    """Not needed on Keras 2, where weights stay in their variables."""
     del model
 
 

@@ -9,6 +9,7 @@ files saved in any stage all agree.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -49,6 +50,11 @@ def leaf_of(optimizer: Any, variable: Any) -> Any:
 
 def _inner_optimizers(optimizer: Any) -> list[Any]:
     return list(getattr(optimizer, "_inner_optimizers", ()))
+
+
+def is_built(optimizer: Any) -> bool:
+    """Whether the optimizer has slots."""
+    return bool(optimizer.built)
 
 
 def slot_key(optimizer: Any, variable: Any) -> Any:
@@ -327,29 +333,49 @@ def pull_state(model: Any) -> None:
         model.jax_state_sync()
 
 
+def hold_state(model: Any) -> None:
+    """Lets `fit` put back the weights of now should the next step fail (JAX).
+
+    `fit` takes them from their variables for the first step of an epoch, and ends with
+    the last state it knows: none, or one that was taken apart by the flags of before.
+    """
+    if hasattr(model, "_jax_state_synced"):
+        kinds = ("trainable", "non_trainable", "optimizer", "metrics")
+        names = [f"{kind}_variables" for kind in kinds]
+        values = model._get_jax_state(**dict.fromkeys(names, True))
+        model._jax_state = dict(zip(names, values, strict=True))
+
+
 def new_train_function(model: Any) -> Callable[..., Any]:
     """A train function that shares no trace with any made before."""
-    cls = type(model)
-    original = model.train_step
     if "ddp_model" in model.__dict__:
         # PyTorch averages over the processes what trained when this was made (by Keras
         # 3.16, or by a model's own `make_train_function`): it must be made again.
         model.__dict__["ddp_model"] = None
+    _make_anew(model, "train")
+    if hasattr(model, "_jax_state_synced"):
+        # Their traces take the weights apart into trainable and frozen. The step of
+        # `predict` is a new function whenever Keras makes it.
+        _make_anew(model, "test")
+        model.predict_function = None
+        # The next step starts from the variables.
+        pull_state(model)
+        model._jax_state_synced = True
+    return model.train_function
 
-    def train_step(*args: Any, **kwargs: Any) -> Any:
+
+def _make_anew(model: Any, kind: str) -> None:
+    original = getattr(model, f"{kind}_step")
+
+    @functools.wraps(original)  # programs have the name that Keras gives them
+    def step(*args: Any, **kwargs: Any) -> Any:
         return original(*args, **kwargs)
 
     # `jax.jit` finds its traces by the function it is given, and a bound method equals
     # itself whenever it is asked for: while the old step is alive, a stale frozen set
-    # or stale rates could be reused silently.
-    with patched([Patch(model, "train_step", train_step)]):
-        cls.make_train_function(model, force=True)
-    if hasattr(model, "_jax_state_synced"):
-        # Their traces take the weights apart into trainable and frozen.
-        model.test_function = None
-        model.predict_function = None
-        model._jax_state_synced = True
-    return model.train_function
+    # or stale rates would be reused silently. See tests/_engine/test_jax.py
+    with patched([Patch(model, f"{kind}_step", step)]):
+        getattr(type(model), f"make_{kind}_function")(model, force=True)
 
 
 def renew_compiled_state(model: Any) -> None:

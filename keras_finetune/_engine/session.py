@@ -163,6 +163,7 @@ class Session:
         """Gives the model a step that has not been traced yet."""
         model = self.model
         compiled = world.new_train_function(model)
+        world.hold_state(model)
         patches = [*self._rate_patches(), *self._inference_patches()]
         patches += self._hide_patches
         if not patches:
@@ -237,7 +238,12 @@ class Session:
         self._rehide()
         self._ever = []
         if model.optimizer is not self.optimizer:
-            return  # compiled anew in the meantime: no step and no slots of ours
+            # Compiled anew in the meantime: no step and no slots of ours. But JAX and
+            # PyTorch build that optimizer before they ask for a step, for what trained
+            # while we were hiding.
+            if was_hiding and world.is_built(model.optimizer):
+                self._adopt()
+            return
         if self._applied:
             self._adopt()
         if was_hiding:
