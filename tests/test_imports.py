@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from keras_finetune import _engine
+
 MEASURE = """
 import json, os, sys, time
 if os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true"):
@@ -19,6 +21,37 @@ seconds = time.perf_counter() - start
 new = sorted(set(sys.modules) - before)
 print(json.dumps({"seconds": seconds, "new": new}))
 """
+
+TRAIN = """
+import builtins, json, sys
+asked = []
+load = builtins.__import__
+
+def watched(name, globals=None, *args, **kwargs):
+    if ((globals or {}).get("__name__") or "").startswith("keras_finetune"):
+        asked.append(name.partition(".")[0])
+    return load(name, globals, *args, **kwargs)
+
+builtins.__import__ = watched
+import numpy as np
+import keras_finetune as kf
+from keras_finetune import optimizers
+from keras_finetune._engine import KERAS_3, keras
+
+layers = keras.layers
+model = keras.Sequential(
+    [keras.Input((4,)), layers.Dense(3), layers.Dropout(0.5), layers.Dense(2)]
+)
+model.compile(optimizers.ConditionalGradient(0.9, 1.0) if KERAS_3 else "sgd", "mse")
+x, y = np.ones((4, 4)), np.ones((4, 2))
+model.fit(x, y, verbose=0, callbacks=[kf.WeightNormLogger(), kf.TrainOnly("bias")])
+model.compile("adamw", "mse")
+callbacks = [kf.GradualUnfreeze(), kf.DiscriminativeLR()]
+model.fit(x, y, epochs=2, verbose=0, callbacks=callbacks)
+kf.mc_predict(kf.convert_dropout(model), x, samples=2, verbose=0)
+print(json.dumps({"loaded": sorted(sys.modules), "asked": asked}))
+"""
+BACKENDS = {"tensorflow", "jax", "torch"}
 
 
 def measure(source=MEASURE):
@@ -53,6 +86,16 @@ def test_the_guard_sees_a_foreign_package():
         "import keras_finetune\n", "import keras_finetune, hypothesis\n"
     )
     assert "hypothesis" in foreign(measure(loads_more)["new"])
+
+
+def test_training_and_predicting_import_no_other_backend():
+    """Keras itself may look for TensorFlow: we do not even ask."""
+    found = measure(TRAIN)
+    other = {*BACKENDS, "tensorflow_addons"} - {_engine.backend()}
+    assert "keras" in foreign(found["loaded"]) or not _engine.KERAS_3
+    assert not other & set(found["asked"])
+    if _engine.backend() != "tensorflow":
+        assert not other & {name.partition(".")[0] for name in found["loaded"]}
 
 
 def test_import_takes_under_300_milliseconds(first_import):

@@ -289,6 +289,11 @@ def scope(model: Any) -> AbstractContextManager[Any]:
 # --- flags -----------------------------------------------------------------------
 
 
+def trains(variable: Any) -> bool:
+    """Whether a variable's own flag lets it train."""
+    return bool(variable.trainable)
+
+
 def frozen_one_by_one(layers: Iterable[Any]) -> list[Any]:
     """Variables that were frozen although their layer trains: none on Keras 2."""
     del layers

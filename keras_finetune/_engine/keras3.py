@@ -288,13 +288,19 @@ def scope(model: Any) -> AbstractContextManager[Any]:
 # --- flags -----------------------------------------------------------------------
 
 
+def trains(variable: Any) -> bool:
+    """Whether a variable's own flag lets it train."""
+    # PyTorch has one of its own, which `requires_grad_` sets without Keras.
+    return variable.trainable and getattr(variable._value, "requires_grad", True)
+
+
 def frozen_one_by_one(layers: Iterable[Any]) -> list[Any]:
     """Variables that are frozen for themselves, whatever their layer's flag says."""
     alone: dict[int, Any] = {}
     for layer in layers:
         if layer.trainable:
             alone.update(
-                (id(v), v) for v in layer._trainable_variables if not v.trainable
+                (id(v), v) for v in layer._trainable_variables if not trains(v)
             )
         if getattr(layer, "lora_enabled", False):
             for name in ("_kernel", "_embeddings"):

@@ -144,7 +144,7 @@ class Session:
         world.unhide(self._hiding)
         unique = {id(v): v for hidden in self._hidden.values() for v in hidden}
         # Only what trains: `unhide` must not light what others have frozen.
-        self._hiding = [v for v in unique.values() if v.trainable]
+        self._hiding = [v for v in unique.values() if world.trains(v)]
         self._hide_patches = world.hide(all_layers(self.model), self._hiding)
 
     def _adopt(self) -> None:
