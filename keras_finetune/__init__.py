@@ -10,6 +10,7 @@ from keras_finetune.callbacks import (
 from keras_finetune.layer_groups import LayerGroup, LayerGroups, layer_groups
 from keras_finetune.layers import MCDropout, convert_dropout
 from keras_finetune.plotting import plot_history
+from keras_finetune.summary import summary
 from keras_finetune.uncertainty import MCPrediction, mc_predict
 
 __version__ = "0.1.0"
@@ -29,5 +30,6 @@ __all__ = [
     "mc_predict",
     "optimizers",
     "plot_history",
+    "summary",
     "uncertainty",
 ]

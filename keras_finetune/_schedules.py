@@ -28,13 +28,17 @@ def starts(every: int | Sequence[int], last: int) -> list[int]:
     return [0, *every]
 
 
-def spans(starts: Sequence[int], epochs: int) -> list[str]:
+def spans(starts: Sequence[int], epochs: int | None) -> list[str]:
     """Says in words which of `epochs` epochs belong to the stages that start then."""
     said = []
-    for first, end in zip(starts, [*starts[1:], epochs], strict=True):
-        last = min(end, epochs) - 1
-        if first >= epochs:
+    for i, first in enumerate(starts):
+        if epochs is not None and first >= epochs:
             said.append("not reached")
+            continue
+        ends = [end for end in (*starts[i + 1 : i + 2], epochs) if end is not None]
+        last = min(ends, default=0) - 1
+        if not ends:
+            said.append(f"from {first}")
         else:
             said.append(str(first) if last <= first else f"{first}-{last}")
     return said

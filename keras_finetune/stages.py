@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from keras_finetune._engine import flags, session
 from keras_finetune._engine.structure import variable_key
-from keras_finetune._tables import table
+from keras_finetune._tables import Table
 from keras_finetune.layer_groups import LayerGroup, LayerGroups
 
 
@@ -83,25 +84,31 @@ class Stages:
         return [v for v in trained if id(v) not in hidden]
 
     def table(
-        self, epochs: list[str], rate: float | None, learning_rate_factor: float
-    ) -> str:
-        """The plan as text.
+        self,
+        epochs: list[str],
+        rate: float | None,
+        learning_rate_factor: float,
+        selects: Callable[[Any], bool] | None = None,
+    ) -> Table:
+        """The plan.
 
         Args:
             epochs: When each stage trains, in words.
             rate: The base learning rate of stage 0, if known.
             learning_rate_factor: The factor on it from stage to stage.
+            selects: Whether a variable trains when its group does. Defaults to all.
         """
         header = ["stage", "epochs", "trains too", "trainable", "base rate"]
         rows = []
         for stage, when in enumerate(epochs):
             new = self.trained(stage) if stage == 0 else self.trained(stage)[:1]
             names = ", ".join(group.name for group in reversed(new))
-            row = [str(stage), when, names, f"{self.parameters(stage):,}"]
+            trained = [v for v in self.variables(stage) if not selects or selects(v)]
+            row = [str(stage), when, names, f"{flags.count(trained):,}"]
             if rate is not None:
                 row.append(f"{rate * learning_rate_factor**stage:.3g}")
             rows.append(row)
-        return table(header if rate is not None else header[:4], rows, right=(0, 3, 4))
+        return Table(header if rate is not None else header[:4], rows, right=(0, 3, 4))
 
     def parameters(self, stage: int) -> int:
         """The number of parameters that train in a stage."""

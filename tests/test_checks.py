@@ -1,7 +1,10 @@
 """Checks of arguments, triggers by metric, and plain-text tables."""
 
 import fractions
+import io
 import re
+import sys
+import types
 import warnings
 
 import numpy as np
@@ -10,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_finetune import _checks
-from keras_finetune._tables import table
+from keras_finetune._tables import Report, Table
 from keras_finetune._triggers import MetricTrigger
 
 
@@ -146,7 +149,8 @@ def test_an_epoch_without_validation_is_said_once():
 
 
 def test_table():
-    assert table(["name", "n"], [["low", "7"], ["head", "123"]], right=(1,)) == (
+    table = Table(["name", "n"], [["low", "7"], ["head", "123"]], right=(1,))
+    assert table.text() == (
         "name    n\n"  #
         "----  ---\n"
         "low     7\n"
@@ -156,7 +160,8 @@ def test_table():
 
 def test_a_table_wraps_its_widest_column():
     words = "one two three four five six seven eight nine ten eleven"
-    text = table(["name", "layers", "n"], [["low", words, "7"]], (2,), width=40)
+    table = Table(["name", "layers", "n"], [["low", words, "7"]], (2,))
+    text = table.text(width=40)
     lines = text.split("\n")
     assert all(len(line) <= 40 for line in lines)
     assert lines[2].startswith("low")
@@ -168,11 +173,68 @@ def test_a_table_wraps_its_widest_column():
 cells = st.text("abc de", min_size=0, max_size=30)
 
 
-@given(st.lists(st.tuples(cells, cells, cells), max_size=5), st.integers(60, 90))
+@given(st.lists(st.tuples(cells, cells, cells), max_size=5), st.integers(28, 90))
 def test_a_table_fits_and_loses_no_word(rows, width):
-    text = table(["a", "b", "c"], rows, right=(2,), width=width)
+    text = Table(["a", "b", "c"], rows, right=(2,)).text(width)
     lines = text.split("\n")
-    assert max(map(len, lines)) <= max(width, 34)
+    assert max(map(len, lines)) <= width
     letters = "".join(sorted(re.sub("[- \n]", "", text)))
     given_letters = "".join(sorted(re.sub(" ", "", "abc" + "".join(sum(rows, ())))))
     assert letters == given_letters
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+REPORT = Report("Two <things>.", Table(["name", "n"], [["a & b", "7"]], right=(1,)))
+PLAIN = "Two <things>.\n\nname   n\n-----  -\na & b  7"
+
+
+@pytest.mark.parametrize(
+    ("stream", "variables", "is_bold"),
+    [
+        (io.StringIO, {}, False),
+        (Terminal, {}, True),
+        (Terminal, {"NO_COLOR": "1"}, False),
+        (Terminal, {"TERM": "dumb"}, False),
+    ],
+)
+def test_only_the_head_is_bold_and_only_on_a_terminal(
+    stream, variables, is_bold, monkeypatch
+):
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    out = stream()
+    monkeypatch.setattr(sys, "stdout", out)
+    assert REPORT.show() is REPORT
+    plain = re.sub(r"\033\[\d+m", "", out.getvalue())
+    assert plain == PLAIN + "\n"
+    marked = re.findall(r"\033\[1m(.*?)\033\[0m", out.getvalue())
+    assert marked == (["name   n", "-----  -"] if is_bold else [])
+    assert str(REPORT) == PLAIN
+
+
+def test_a_report_in_a_notebook(monkeypatch, capsys):
+    html = REPORT._repr_html_()
+    assert "<p>Two &lt;things&gt;.</p>" in html
+    assert '<td style="text-align: left">a &amp; b</td>' in html
+    assert '<td style="text-align: right">7</td>' in html
+
+    shown = []
+    front_end = types.ModuleType("IPython.display")
+    front_end.display = lambda data, raw: shown.append(data)
+    ipython = types.ModuleType("IPython")
+    ipython.get_ipython = lambda: types.SimpleNamespace(kernel=None)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", front_end)
+    REPORT.show()
+    assert shown == [{"text/plain": PLAIN, "text/html": html}]
+    REPORT._ipython_display_()  # the last value of the same cell
+    assert len(shown) == 1
+    REPORT._ipython_display_()  # of another cell
+    assert len(shown) == 2
+    assert capsys.readouterr().out == ""

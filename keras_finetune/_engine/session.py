@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import textwrap
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from importlib import import_module
@@ -348,9 +349,9 @@ def epoch_of_checkpoint(model: Any) -> int | None:
 
 
 def announce(model: Any, message: str) -> None:
-    """Prints once, however many processes train the model."""
+    """Prints in lines of 80 characters, once, however many processes train."""
     if workers.is_chief(model):
-        print(message, flush=True)
+        print("\n" + textwrap.fill(message, 80, subsequent_indent="  "), flush=True)
 
 
 def frozen_one_by_one(model: Any) -> list[Any]:

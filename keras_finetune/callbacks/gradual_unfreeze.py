@@ -8,6 +8,7 @@ from typing import Any
 from keras_finetune import _checks, _schedules
 from keras_finetune._engine import keras, session, workers
 from keras_finetune._engine.backups import Backups
+from keras_finetune._tables import Report, bold
 from keras_finetune._triggers import MetricTrigger
 from keras_finetune.layer_groups import layer_groups
 from keras_finetune.stages import Stages
@@ -130,25 +131,29 @@ class GradualUnfreeze(keras.callbacks.Callback):
 
     # --- before training ---------------------------------------------------------
 
-    def plan(self, model: Any, epochs: int) -> None:
+    def plan(self, model: Any, epochs: int) -> Report:
         """Prints what will happen: stages, groups, parameters and rates.
 
         Args:
             model: The model; its flags and its optimizer are left as they are.
             epochs: The epochs that `fit` will run.
+
+        Returns:
+            What was printed; `keras_finetune.summary` says more.
         """
         stages = self._stages_of(model)
         rate = None
         if getattr(model, "optimizer", None) is not None:
             rate = session.learning_rate(model)
+        when = self._when(stages, epochs)
+        report = Report(stages.table(when, rate, self.learning_rate_factor))
+        return report.show() if workers.is_chief(model) else report
+
+    def _when(self, stages: Stages, epochs: int | None) -> list[str]:
+        """The epochs of each stage, in words."""
         if self._trigger is None:
-            starts = _schedules.starts(self.every, stages.last)
-            epochs_of = _schedules.spans(starts, epochs)
-        else:
-            later = f"when {self.monitor} stalls"
-            epochs_of = ["0", *[later] * stages.last]
-        table = stages.table(epochs_of, rate, self.learning_rate_factor)
-        session.announce(model, table)
+            return _schedules.spans(_schedules.starts(self.every, stages.last), epochs)
+        return ["from 0", *[f"when {self.monitor} stalls"] * stages.last]
 
     # --- the hooks ---------------------------------------------------------------
 
@@ -317,8 +322,9 @@ class GradualUnfreeze(keras.callbacks.Callback):
             session.set_learning_rate(self.model, lambda rate: rate * factor)
         if self._trigger is not None:
             self._trigger.restart(keep_best=True)
-        names = [group.name for group in self._prepare().trained(stage)]
-        parameters = self._prepare().parameters(stage)
+        stages = self._prepare()
+        names = [group.name for group in stages.trained(stage)]
+        parameters = stages.parameters(stage)
         rate = session.learning_rate(self.model)
         self.history.append(
             {
@@ -330,11 +336,13 @@ class GradualUnfreeze(keras.callbacks.Callback):
             }
         )
         if self.verbose:
+            known = 0 if before is None else len(stages.trained(before))
+            new = ", ".join(reversed(names[: len(names) - known]))
             session.announce(
                 self.model,
-                f"\nEpoch {epoch + 1}: stage {stage} trains "
-                f"{', '.join(reversed(names))}: {parameters:,} parameters, "
-                f"base learning rate {rate:.3g}",
+                f"Epoch {epoch + 1}: {bold(f'stage {stage}')} trains {new}"
+                f"{' too' if known else ''}: {parameters:,} parameters, base learning "
+                f"rate {rate:.3g}",
             )
 
     def _enter_stage_of_file(self, count: int) -> None:

@@ -49,6 +49,22 @@ class TrainOnly(keras.callbacks.Callback):
         self._selects = _make_test(select)
         self._hook: session.LoadHook | None = None
 
+    def selected(self, model: Any) -> list[Any]:
+        """The variables of a model that are selected; an error if none is.
+
+        Args:
+            model: A built model.
+        """
+        weights = model.weights
+        selected = [v for v in weights if self._selects(v)]
+        if not selected:
+            paths = [variable_path(v) for v in weights]
+            raise ValueError(
+                "Argument `select` must select at least one variable. Received: "
+                f"select={self.select!r}, while the model has {paths}"
+            )
+        return selected
+
     def set_model(self, model: Any) -> None:
         super().set_model(model)
         self._unhook()
@@ -66,18 +82,10 @@ class TrainOnly(keras.callbacks.Callback):
         session.join(self.model).leave(self)
 
     def _begin(self) -> session.Session:
-        weights = self.model.weights
-        selected = [v for v in weights if self._selects(v)]
-        if not selected:
-            paths = [variable_path(v) for v in weights]
-            raise ValueError(
-                "Argument `select` must select at least one variable. Received: "
-                f"select={self.select!r}, while the model has {paths}"
-            )
-        chosen = {id(v) for v in selected}
+        chosen = {id(v) for v in self.selected(self.model)}
         running = session.join(self.model)
         running.enter(self)
-        running.hide(self, [v for v in weights if id(v) not in chosen])
+        running.hide(self, [v for v in self.model.weights if id(v) not in chosen])
         return running
 
     def _unhook(self) -> None:

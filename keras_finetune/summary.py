@@ -1,0 +1,187 @@
+"""What a model and its callbacks are about to do, before training."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+from keras_finetune import _checks, _schedules
+from keras_finetune._engine import flags, keras, session, workers
+from keras_finetune._engine.structure import variable_key, variable_path
+from keras_finetune._tables import Report, Table
+from keras_finetune.callbacks import DiscriminativeLR, GradualUnfreeze, TrainOnly
+from keras_finetune.layer_groups import layer_groups
+from keras_finetune.stages import Stages
+
+
+def summary(model: Any, callbacks: Any = (), epochs: int | None = None) -> Report:
+    """Prints what would train, when, and at which rate: `model.summary` for a `fit`.
+
+    A table of the groups, bottom to top: layers, parameters, how many of these train
+    in the end, the epochs (counted from 0) in which they do, and the learning rate
+    with which the group begins. With `GradualUnfreeze` also a table of its stages.
+    The model, its flags and its optimizer are left as they are.
+
+    Args:
+        model: A built model. Without `compile` the table has factors in the place of
+            rates.
+        callbacks: What `fit` will be given: `GradualUnfreeze`, `DiscriminativeLR` and
+            `TrainOnly` are taken into account, others have no part in it.
+        epochs: The epochs that `fit` will run, if known.
+
+    Returns:
+        What was printed: an object that a notebook shows as tables, and whose `str` is
+        the text.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If the model has no weights yet, or a callback does not fit it.
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential([
+    ...     keras.Input((4,)),
+    ...     keras.layers.Dense(8, name="body"),
+    ...     keras.layers.Dense(2, name="classifier"),
+    ... ], name="small")
+    >>> model.compile(keras.optimizers.SGD(0.1), "mse")
+    >>> report = summary(model, [DiscriminativeLR(decay=2.0)])
+    Model "small": 58 parameters in 2 groups, of which 58 train. SGD at the learning
+    rate 0.1.
+    <BLANKLINE>
+    group  layers  parameters  trainable  epochs  learning rate
+    -----  ------  ----------  ---------  ------  -------------
+    body        1          40         40  from 0           0.05
+    head        1          18         18  from 0            0.1
+    """
+    if epochs is not None:
+        epochs = _checks.integer("epochs", epochs, 1)
+    training = _Training(model, _flat(callbacks))
+    parts: list[str | Table] = [training.headline(), training.groups_table(epochs)]
+    if training.stages is not None and training.unfreeze is not None:
+        parts.append(
+            training.stages.table(
+                training.unfreeze._when(training.stages, epochs),
+                training.rate,
+                training.unfreeze.learning_rate_factor,
+                training.selects,
+            )
+        )
+    report = Report(*parts)
+    return report.show() if workers.is_chief(model) else report
+
+
+class _Training:
+    """A model beside the callbacks that decide what trains."""
+
+    def __init__(self, model: Any, callbacks: list[Any]) -> None:
+        unfreezes = [c for c in callbacks if isinstance(c, GradualUnfreeze)]
+        scalers = [c for c in callbacks if isinstance(c, DiscriminativeLR)]
+        selectors = [c for c in callbacks if isinstance(c, TrainOnly)]
+        self.model = model
+        self.unfreeze = unfreezes[-1] if unfreezes else None
+        self.stages: Stages | None = None
+        asked: list[Any] = [*unfreezes, *scalers]
+        self.groups = tuple(layer_groups(model, asked[0].groups if asked else "auto"))
+        if self.unfreeze is not None:
+            self.stages = self.unfreeze._stages_of(model)
+            self.groups = self.stages.groups
+        self._factors = [scaler.factors(model) for scaler in scalers]
+        self._selected = [
+            {variable_key(v) for v in selector.selected(model)}
+            for selector in selectors
+        ]
+        self.rate: float | None = None
+        if getattr(model, "optimizer", None) is not None:
+            self.rate = session.learning_rate(model)
+            bounds = [s.bounds for s in scalers if s.bounds is not None]
+            is_free = not session.is_scheduled(model)
+            if bounds and is_free and session.steps_taken(model) == 0:
+                self.rate = bounds[-1][1]
+
+    def selects(self, variable: Any) -> bool:
+        """Whether a variable trains when its group does."""
+        key = variable_key(variable)
+        return self.factor(variable) != 0.0 and all(key in s for s in self._selected)
+
+    def factor(self, variable: Any) -> float:
+        """The factor on the rate of a variable."""
+        product = 1.0
+        for factors in self._factors:
+            product *= factors[variable_path(variable)]
+        return product
+
+    def trained(self) -> list[Any]:
+        """What trains in the end."""
+        if self.stages is not None:
+            trained = self.stages.variables(self.stages.last)
+        else:
+            trained = list(self.model.trainable_variables)
+        return [v for v in trained if self.selects(v)]
+
+    def headline(self) -> str:
+        """What there is, in a sentence or two."""
+        total = flags.count({variable_key(v): v for v in self.model.weights}.values())
+        said = (
+            f'Model "{self.model.name}": {total:,} parameters in {len(self.groups)} '
+            f"groups, of which {flags.count(self.trained()):,} train."
+        )
+        if self.rate is None:
+            return f"{said} Not compiled."
+        name = type(self.model.optimizer).__name__
+        if session.is_scheduled(self.model):
+            return f"{said} {name} with a schedule, now at {self.rate:.3g}."
+        return f"{said} {name} at the learning rate {self.rate:.3g}."
+
+    def groups_table(self, epochs: int | None) -> Table:
+        """A row for each group."""
+        rate = "factor" if self.rate is None else "learning rate"
+        header = ["group", "layers", "parameters", "trainable", "epochs", rate]
+        trained: dict[Hashable, Any] = {variable_key(v): v for v in self.trained()}
+        rows = []
+        for i, group in enumerate(self.groups):
+            own = [v for v in group.variables if variable_key(v) in trained]
+            row = [group.name, f"{len(group.layers):,}", f"{group.parameters:,}"]
+            row += [f"{flags.count(own):,}", *self._when_and_rate(i, own, epochs)]
+            rows.append(row)
+        return Table(header, rows, right=(1, 2, 3, 5))
+
+    def _when_and_rate(
+        self, index: int, own: list[Any], epochs: int | None
+    ) -> tuple[str, str]:
+        if not own:
+            return "never", "-"
+        base = 1.0 if self.rate is None else self.rate
+        when = _schedules.spans([0], epochs)[0]
+        if self.stages is not None and self.unfreeze is not None:
+            # Stage s trains the groups from `last - s` on.
+            stage = max(self.stages.last - index, 0)
+            when = self._from(self.unfreeze, self.stages, stage, epochs)
+            base *= self.unfreeze.learning_rate_factor**stage
+        rates = sorted({base * self.factor(v) for v in own})
+        said = f"{rates[0]:.3g}"
+        return when, said if len(rates) == 1 else f"{said} - {rates[-1]:.3g}"
+
+    @staticmethod
+    def _from(
+        unfreeze: GradualUnfreeze, stages: Stages, stage: int, epochs: int | None
+    ) -> str:
+        """The epochs from the start of a stage on, in words."""
+        if unfreeze.monitor is not None:
+            return unfreeze._when(stages, epochs)[stage]
+        start = _schedules.starts(unfreeze.every, stages.last)[stage]
+        return _schedules.spans([start], epochs)[0]
+
+
+def _flat(callbacks: Any) -> list[Any]:
+    if isinstance(callbacks, keras.callbacks.Callback):
+        return [callbacks]
+    known = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
+    wrong = [c for c in known if not isinstance(c, keras.callbacks.Callback)]
+    if wrong:
+        raise TypeError(
+            "Argument `callbacks` must be a list of callbacks. "
+            f"Received: callbacks={callbacks!r} (of type {type(callbacks).__name__})"
+        )
+    return known

@@ -1,0 +1,126 @@
+"""`summary` says what `fit` then does, and touches nothing."""
+
+import numpy as np
+import pytest
+import reference
+
+from keras_finetune import (
+    DiscriminativeLR,
+    GradualUnfreeze,
+    TrainOnly,
+    layer_groups,
+    summary,
+)
+from keras_finetune._engine import keras
+
+GROUPS = ["low", "middle", "head"]
+DATA = reference.make_data()
+
+
+def compiled(rate=0.5):
+    return reference.compile_model(reference.make_model(), keras.optimizers.SGD(rate))
+
+
+def rows(report, table=0):
+    """The rows of a table, by the first cell."""
+    tables = [part for part in report.parts if not isinstance(part, str)]
+    return {row[0]: list(row[1:]) for row in tables[table].rows}
+
+
+def ours(**kwargs):
+    return [
+        DiscriminativeLR(decay=10.0, groups=GROUPS),
+        GradualUnfreeze(groups=GROUPS, every=2, **kwargs),
+    ]
+
+
+def test_it_says_what_fit_then_does():
+    model, callbacks = compiled(), ours()
+    report = summary(model, callbacks, epochs=6)
+    said = rows(report)
+    assert said == {
+        "low": ["1", "30", "30", "4-5", "0.005"],
+        "middle": ["1", "35", "35", "2-5", "0.05"],
+        "head": ["1", "18", "18", "0-5", "0.5"],
+    }
+    assert [row[3] for row in rows(report, 1).values()] == ["0.5", "0.5", "0.5"]
+
+    history = reference.fit(model, DATA, epochs=6, callbacks=callbacks).history
+    for name, (*_, epochs, rate) in said.items():
+        first = int(epochs.split("-")[0])
+        rates = history[f"learning_rate/{name}"]
+        assert rates[:first] == [0.0] * first
+        np.testing.assert_allclose(rates[first:], float(rate), rtol=1e-6)
+    for stage, entry in zip(rows(report, 1).values(), callbacks[1].history):
+        assert stage[2] == str(entry["trainable_parameters"])
+
+
+def test_it_touches_nothing():
+    model, plain = compiled(), compiled()
+    model.get_layer("low").trainable = False
+    flags = [layer.trainable for layer in model.layers]
+    before = reference.weights(model)
+    attributes = set(model.__dict__), set(model.optimizer.__dict__)
+    summary(model, [*ours(), TrainOnly("kernel")])
+    assert [layer.trainable for layer in model.layers] == flags
+    assert reference.difference(reference.weights(model), before) == 0
+    assert (set(model.__dict__), set(model.optimizer.__dict__)) == attributes
+    assert len(model.optimizer.variables) == len(plain.optimizer.variables)
+
+
+def test_it_fits_80_columns(capsys):
+    long = [f"a_layer_with_a_rather_long_name_{i}" for i in range(4)]
+    layers = [keras.layers.Dense(900, name=name) for name in long]
+    model = keras.Sequential([keras.Input((900,)), *layers])
+    model.compile("adam", "mse")
+    callbacks = [
+        GradualUnfreeze(monitor="val_a_rather_long_metric", patience=1),
+        DiscriminativeLR(multipliers={"bias": 0.1}),
+    ]
+    report = summary(model, callbacks)
+    out = capsys.readouterr().out
+    assert out == f"{report}\n"
+    assert max(map(len, out.splitlines())) <= 80
+    assert "when" in out
+    assert "0.0001 - 0.001" in " ".join(out.split())
+
+
+def test_a_selection_is_counted():
+    model = compiled()
+    report = summary(model, [*ours(), TrainOnly("bias")], epochs=4)
+    assert [row[2] for row in rows(report).values()] == ["6", "5", "3"]
+    assert [row[2] for row in rows(report, 1).values()] == ["3", "8", "14"]
+    assert rows(report)["low"][3] == "not reached"
+    still = summary(model, DiscriminativeLR(multipliers=[0.0, 1.0, 1.0], groups=GROUPS))
+    assert rows(still)["low"][2:] == ["0", "never", "-"]
+    assert rows(still)["head"][2:] == ["18", "from 0", "0.5"]
+
+
+def test_bounds_schedules_and_models_that_are_not_compiled():
+    bounds = DiscriminativeLR(bounds=(1e-4, 1e-2), groups=GROUPS)
+    report = summary(compiled(), [bounds])
+    assert [row[-1] for row in rows(report).values()] == ["0.0001", "0.001", "0.01"]
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 10, 0.5)
+    report = summary(compiled(schedule), ours(learning_rate_factor=0.1))
+    assert "SGD with a schedule, now at 0.5" in report.parts[0]
+    assert [row[-1] for row in rows(report).values()] == ["5e-05", "0.005", "0.5"]
+    report = summary(reference.make_model(), ours())
+    assert "Not compiled" in report.parts[0]
+    assert [row[-1] for row in rows(report).values()] == ["0.01", "0.1", "1"]
+
+
+def test_without_callbacks_it_is_what_trains_now():
+    model = compiled()
+    model.get_layer("low").trainable = False
+    report = summary(model)
+    assert list(rows(report)) == list(layer_groups(model).names)
+    assert [row[2] for row in rows(report).values()] == ["0", "35", "18"]
+
+
+def test_a_callback_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="lwo"):
+        summary(compiled(), [GradualUnfreeze(groups=["lwo", "middle", "head"])])
+    with pytest.raises(ValueError, match="select"):
+        summary(compiled(), [TrainOnly("nothing")])
+    with pytest.raises(TypeError, match="`callbacks` must be a list of callbacks"):
+        summary(compiled(), ["GradualUnfreeze"])
