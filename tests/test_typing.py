@@ -1,4 +1,4 @@
-"""A user's project under mypy's strict settings sees our types, and its own mistakes."""
+"""A user's project under strict mypy sees our types, and its own mistakes."""
 
 import importlib.util
 import os
