@@ -104,6 +104,32 @@ def test_validation_does_not_reuse_the_trace_of_another_frozen_set(cured, monkey
     assert (history.history["val_loss"] == [expected]) == cured
 
 
+def lowered(model):
+    """The program of one training step, as JAX hands it to its compiler."""
+    kinds = ("trainable", "non_trainable", "optimizer", "metrics")
+    state = model._get_jax_state(**{f"{kind}_variables": True for kind in kinds})
+    step = jax.jit(model.train_step, donate_argnums=0)
+    return step.lower(state, tuple(part[:6] for part in DATA)).as_text()
+
+
+def test_the_program_of_a_stage_is_that_of_a_model_frozen_by_hand():
+    found = []
+    look = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: found.append(lowered(model))
+    )
+    model = compiled()
+    callbacks = [GradualUnfreeze(groups=GROUPS), look]
+    reference.fit(model, DATA, epochs=3, callbacks=callbacks)
+    for stage, program in enumerate(found):
+        other = compiled()
+        for layer in other.layers:
+            layer.trainable = layer.name in GROUPS[2 - stage :]
+        other.optimizer.build(other.trainable_variables)
+        assert program == lowered(other)
+    products = [program.count("dot_general") for program in found]
+    assert products[0] < products[1] < products[2]
+
+
 # --- each step takes its arguments' buffers -------------------------------------------
 
 
