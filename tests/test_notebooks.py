@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from keras_finetune import _engine
@@ -13,6 +14,41 @@ FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # Three of them show gradients by hand with TensorFlow; one lane of Keras 3 is enough.
 ON_KERAS_2 = "05_weight_norms"
+
+# What a small run says as well as the whole one: the numbers in the lines that start
+# so, and how far they may be from those of the committed outputs.
+KEY_NUMBERS = {
+    "01_bias_only": {
+        "115 of": 0,
+        "Largest change of a kernel:": 0,
+        "Largest difference between callback and loop:": 0,
+    },
+    "02_transfer_learning": {"B built on a clone of A  changes A by at most": 0},
+    "03_frozen_dropout": {
+        "frozen by hand, fit:": 0.05,
+        "frozen by hand, evaluate:": 1e-6,
+        "keras        2.": 0.05,
+        "inference    1.": 0.05,
+    },
+    "04_unfreezing_without_collapse": {"A model that knows nothing": 1e-4},
+    "05_weight_norms": {"largest relative difference to the norm by hand:": 1e-6},
+    "06_uncertainty": {"<MCPrediction: 500 samples": 0},
+}
+
+# Numbers of the committed outputs that a page quotes: its words, the notebook, and
+# where they stand in it.
+QUOTED = (
+    (
+        "docs/features/gradual_unfreeze.md",
+        r"accuracy of (\S+) with `\"inference\"` against (\S+) with `\"keras\"`",
+        "03_frozen_dropout",
+        (r"^inference +\S+ +(\S+) +\S+$", r"^keras +\S+ +(\S+) +\S+$"),
+    ),
+)
+
+NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
+# The source of the images, and what only the log of TensorFlow says.
+OF_THE_MACHINE = ("Data:", "keras.datasets", "Keras ")
 
 
 def over_notebooks(function):
@@ -48,13 +84,63 @@ def test_runs(path, monkeypatch):
     notebook = build().execute(path, timeout=300)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    committed, said = lines(read(path)), lines(notebook)
+    for start, tolerance in KEY_NUMBERS[path.stem].items():
+        wanted, found = (numbers(those, start) for those in (committed, said))
+        assert wanted, start
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance, err_msg=start)
+    # It says nothing that the committed outputs do not say, numbers aside.
+    known = {without_numbers(line) for line in committed}
+    assert [line for line in said if without_numbers(line) not in known] == []
+
+
+def read(path):
+    import nbformat
+
+    return nbformat.read(str(path), as_version=4)
+
+
+def lines(notebook):
+    """What the cells of a notebook print or show as text."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    texts = [
+        output.get("text") or output.get("data", {}).get("text/plain", "")
+        for output in outputs
+        if output.get("name") != "stderr"
+    ]
+    found = [line.strip() for text in texts for line in text.splitlines()]
+    return [line for line in found if line and not line.startswith(OF_THE_MACHINE)]
+
+
+def numbers(those, start):
+    """The numbers in the lines that start so."""
+    texts = [line for line in those if line.startswith(start)]
+    found = [number for text in texts for number in re.findall(NUMBER, text)]
+    return [float(number.replace(",", "")) for number in found]
+
+
+def without_numbers(line):
+    # A span of epochs, "2-3", is as good as an epoch; so is a verdict on a number.
+    masked = re.sub(rf"{NUMBER}(-\d+)?", "#", line)
+    return re.sub(r"\s+", " ", masked).removesuffix(" collapsed")
+
+
+@pytest.mark.parametrize(("page", "words", "stem", "places"), QUOTED)
+def test_pages_quote_the_committed_numbers(page, words, stem, places):
+    text = " ".join((FOLDER.parent / page).read_text(encoding="utf-8").split())
+    quoted = re.search(words, text).groups()
+    said = "\n".join(lines(read(FOLDER / f"{stem}.ipynb")))
+    for number, place in zip(quoted, places, strict=True):
+        (whole,) = re.findall(place, said, re.MULTILINE)
+        digits = len(number.partition(".")[2])
+        assert f"{float(whole):.{digits}f}" == number
 
 
 @over_notebooks
 def test_committed_outputs_are_whole_small_and_of_no_machine(path):
     import nbformat
 
-    notebook = nbformat.read(str(path), as_version=4)
+    notebook = read(path)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))

@@ -263,7 +263,11 @@ class _TensorFlowPass:
                 rows.append(row([wide(x) - wide(y) for x, y in pairs]))
             return tf.stack(rows)
 
-        return tf.function(terms), tf.function(read), counts
+        compiled = tf.function(terms)
+        # Each logger has one for each set of weights that it meets: not the mistake of
+        # a function made anew for each call, which TensorFlow warns of.
+        compiled._omit_frequent_tracing_warning = True
+        return compiled, tf.function(read), counts
 
 
 class _JaxPass:
