@@ -131,3 +131,12 @@ def test_page_runs(path, reader):
 
 def test_each_page_names_a_lane_that_there_is():
     assert {lane(path) for path in PAGES} <= set(LANES)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(path):
+    # `make docs` checks those of the pages in docs/.
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"https?://|#", target):
+            assert (ROOT / target.partition("#")[0]).exists(), target

@@ -153,7 +153,8 @@ class GradualUnfreeze(keras.callbacks.Callback):
         """The epochs of each stage, in words."""
         if self._trigger is None:
             return _schedules.spans(_schedules.starts(self.every, stages.last), epochs)
-        return ["from 0", *[f"when {self.monitor} stalls"] * stages.last]
+        late = "" if self.every is None else f", at the latest {self.every} later"
+        return ["from 0", *[f"when {self.monitor} stalls{late}"] * stages.last]
 
     # --- the hooks ---------------------------------------------------------------
 

@@ -675,6 +675,9 @@ def test_the_plan_by_metric(capsys):
     out = capsys.readouterr().out
     assert "when val_loss stalls" in out
     assert max(map(len, out.splitlines())) <= 80
+    callback = GradualUnfreeze(groups=GROUPS, monitor="loss", patience=2, every=5)
+    callback.plan(reference.make_model(), epochs=5)
+    assert "when loss stalls, at the latest 5 later" in capsys.readouterr().out
 
 
 def test_transitions_are_announced(capsys):
