@@ -367,6 +367,9 @@ def new_train_function(model: Any) -> Callable[..., Any]:
         # The next step starts from the variables.
         pull_state(model)
         model._jax_state_synced = True
+        if hasattr(model, "_record_training_state_sharding_spec"):
+            # Keras 3.8 asks at each step for the shardings it found when `fit` began.
+            model._record_training_state_sharding_spec()
     return model.train_function
 
 

@@ -10,7 +10,11 @@ import sys
 import textwrap
 
 import pytest
+import reference
 from distribution import run
+
+from keras_finetune import DiscriminativeLR, GradualUnfreeze, TrainOnly
+from keras_finetune._engine import keras
 
 ENGINES = run.engines()
 
@@ -70,6 +74,36 @@ def test_plans_and_stages_are_announced_once(engine):
 
     assert announced(results(engine)) == announced([single()])
     assert announced([single()])
+
+
+@pytest.mark.keras3
+@pytest.mark.backend("tensorflow")
+def test_keras_3_refuses_several_workers_itself():
+    # If this fails, a new Keras can do it: test the callbacks there.
+    with pytest.raises(RuntimeError, match="_maybe_symbolic_build|PerReplica"):
+        run.run("multi_worker", 2)
+
+
+def test_a_loop_of_ones_own_is_refused():
+    model = reference.compile_model(reference.make_model(), "sgd")
+    for callback in (GradualUnfreeze(), DiscriminativeLR(), TrainOnly("bias")):
+        callbacks = keras.callbacks.CallbackList([callback], model=model)
+        with pytest.raises(ValueError, match="training step of `model.fit`"):
+            callbacks.on_train_begin()
+        assert "make_train_function" not in vars(model)
+
+
+@pytest.mark.backend("jax")
+def test_shardings_are_recorded_at_each_stage():
+    # Keras 3.8 records them as `fit` begins, and asks for them at each step.
+    model = reference.compile_model(reference.make_model(), "adam")
+    recorded = []
+    vars(model)["_record_training_state_sharding_spec"] = lambda: recorded.append(
+        len(model.trainable_variables)
+    )
+    gradual = GradualUnfreeze(groups=["low", "middle", "head"])
+    reference.fit(model, reference.make_data(), epochs=3, callbacks=[gradual])
+    assert recorded == [2, 4, 6]
 
 
 def script(text):

@@ -8,6 +8,7 @@ once a framework is loaded; `run.py` starts it and compares.
 import contextlib
 import functools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -111,6 +112,28 @@ class ModelParallel(DataParallel):
         if reference.path(variable) not in self.split:
             return parts
         assert all(2 * part.size == np.prod(variable.shape) for part in parts)
+        return [reference.to_numpy(variable)]
+
+
+class DataParallelProcesses(DataParallel):
+    """`keras.distribution.DataParallel` over two processes."""
+
+    batch_size = BATCH // 2
+
+    def __init__(self):
+        self.rank = int(os.environ["RANK"])
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        keras.distribution.initialize(address, 2, self.rank)
+        super().__init__()
+
+    def distribution(self, library):
+        return library.DataParallel(auto_shard_dataset=False)
+
+    def part(self, rows):
+        batches = rows.reshape(-1, 2, self.batch_size, *rows.shape[1:])
+        return batches[:, self.rank].reshape(-1, *rows.shape[1:])
+
+    def replicas(self, variable):
         return [reference.to_numpy(variable)]
 
 
@@ -269,8 +292,7 @@ def plainly_trained(engine, make_optimizer):
     """A model that never met our callbacks."""
     model = compiled(engine, make_optimizer)
     data = [engine.part(rows) for rows in reference.make_data()]
-    reference.fit(model, data, batch_size=engine.batch_size)
-    return model
+    return model, reference.fit(model, data, batch_size=engine.batch_size).history
 
 
 def train(engine, case):
@@ -300,7 +322,8 @@ def train(engine, case):
         for k, v in history.history.items()
         if k in ("loss", "val_loss", "accuracy", "val_accuracy")
     }
-    plain = plainly_trained(engine, make_optimizer)
+    plain, plain_logs = plainly_trained(engine, make_optimizer)
+    arrays |= {f"plain {k}": np.array(v) for k, v in plain_logs.items()}
     owners = [(model, plain), (model.optimizer, plain.optimizer)]
     left_behind = [set(vars(one)) ^ set(vars(other)) for one, other in owners]
     left_behind = [names - KEPT_BY_KERAS for names in left_behind]
@@ -320,6 +343,7 @@ ENGINES = {
     "mirrored": Mirrored,
     "multi_worker": MultiWorker,
     "data_parallel": DataParallel,
+    "data_parallel_processes": DataParallelProcesses,
     "model_parallel": ModelParallel,
     "distributed_data_parallel": TorchDataParallel,
 }
