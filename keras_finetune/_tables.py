@@ -136,13 +136,16 @@ class Report:
 def bold(text: str) -> str:
     """Bold on a terminal that shows it, unless `NO_COLOR` is set; else as it is."""
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return text if is_plain or not sys.stdout.isatty() else f"\033[1m{text}\033[0m"
+    return text if is_plain or not _on_terminal() else f"\033[1m{text}\033[0m"
 
 
 def _columns() -> int:
-    if not sys.stdout.isatty():
-        return _WIDTH
-    return min(_WIDTH, shutil.get_terminal_size().columns)
+    return min(_WIDTH, shutil.get_terminal_size().columns) if _on_terminal() else _WIDTH
+
+
+def _on_terminal() -> bool:
+    # What stands in for the stream may have less than a stream has.
+    return bool(getattr(sys.stdout, "isatty", bool)())
 
 
 def _in_notebook() -> bool:
