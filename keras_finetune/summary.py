@@ -30,7 +30,7 @@ def summary(model: Any, callbacks: Any = (), epochs: int | None = None) -> Repor
         epochs: The epochs that `fit` will run, if known.
 
     Returns:
-        What was printed: an object that a notebook shows as tables, and whose `str` is
+        What was printed, as an object that a notebook shows as tables; its `str` is
         the text.
 
     Raises:

@@ -188,6 +188,22 @@ class Terminal(io.StringIO):
         return True
 
 
+class Bare:
+    """Has no more than `print` needs."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+    def getvalue(self):
+        return self.text
+
+
 REPORT = Report("Two <things>.", Table(["name", "n"], [["a & b", "7"]], right=(1,)))
 PLAIN = "Two <things>.\n\nname   n\n-----  -\na & b  7"
 
@@ -196,6 +212,7 @@ PLAIN = "Two <things>.\n\nname   n\n-----  -\na & b  7"
     ("stream", "variables", "is_bold"),
     [
         (io.StringIO, {}, False),
+        (Bare, {}, False),
         (Terminal, {}, True),
         (Terminal, {"NO_COLOR": "1"}, False),
         (Terminal, {"TERM": "dumb"}, False),
