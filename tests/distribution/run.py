@@ -54,7 +54,7 @@ def run(engine, processes=1, timeout=300):
     """Runs an engine in processes of its own, and returns the result of each."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, f"{rank}.npz") for rank in range(processes)]
-        ports = _free_ports(processes)
+        ports = free_ports(processes)
         running = [
             subprocess.Popen(
                 [sys.executable, str(WORKER), engine, str(file)],
@@ -91,7 +91,8 @@ def _environment(rank, ports):
     return {"TF_CPP_MIN_LOG_LEVEL": "3", **(cluster if len(ports) > 1 else devices)}
 
 
-def _free_ports(n):
+def free_ports(n):
+    """Ports that nobody listens on now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
     try:
         return [each.getsockname()[1] for each in sockets]
