@@ -20,11 +20,12 @@ import sys
 import textwrap
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import nullcontext
 from importlib import import_module
 from types import FrameType
 from typing import Any
 
-from keras_finetune._engine import KERAS_3, keras, workers
+from keras_finetune._engine import KERAS_3, backend, gradients, keras, workers
 from keras_finetune._engine.patches import Patch, patched
 from keras_finetune._engine.structure import all_layers, is_built, variable_key
 
@@ -72,7 +73,8 @@ class Session:
         self._parked: dict[Any, Any] = {}
         self._applied = self._adopted = False
         self._at_close: list[Callable[[], None]] = []
-        self._step: Any = None
+        self._compiled: Any = None
+        self._is_patched = False
 
         def make_train_function(force: bool = False) -> Any:
             if not self.is_running():
@@ -167,15 +169,15 @@ class Session:
         world.hold_state(model)
         patches = [*self._rate_patches(), *self._inference_patches()]
         patches += self._hide_patches
-        if not patches:
-            self._step = None
-            return
+        self._compiled, self._is_patched = compiled, bool(patches)
+        forgotten = gradients.forgotten if backend() == "tensorflow" else nullcontext
 
         def step(*args: Any, **kwargs: Any) -> Any:
-            with patched(patches):
+            with patched(patches), forgotten():
                 return compiled(*args, **kwargs)
 
-        self._step = model.train_function = step
+        if patches or backend() == "tensorflow":
+            model.train_function = step
 
     def factor(self, variable: Any) -> float:
         """The factor on the base rate of a variable, all demands together."""
@@ -249,8 +251,10 @@ class Session:
             self._adopt()
         if was_hiding:
             world.renew_compiled_state(model)
-        if self._step is not None or was_hiding:
+        if self._is_patched or was_hiding:
             world.new_train_function(model)
+        elif self._compiled is not None:
+            model.train_function = self._compiled
 
 
 def _without_training(call: Callable[..., Any]) -> Callable[..., Any]:

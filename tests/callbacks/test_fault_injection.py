@@ -97,7 +97,7 @@ def test_in_mid_epoch_it_resumes_as_keras_without_us(first, tmp_path):
         results.append(dict(np.load(result)))
     ours, by_hand = results
     for name in ours:
-        if name != "stages":
+        if name in by_hand and name != "stages":
             np.testing.assert_array_equal(ours[name], by_hand[name], name)
 
 

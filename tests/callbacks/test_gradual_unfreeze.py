@@ -465,7 +465,8 @@ def test_an_interrupted_fit_leaves_plain_objects(where, error):
         DiscriminativeLR(decay=4.0, groups=GROUPS),
     ]
     _interrupt(model, callbacks, where, error)
-    assert set(vars(optimizer)) <= names
+    # Who keeps the traceback, as this test does, keeps what writes files on Keras 2.
+    assert set(vars(optimizer)) <= {*names, "save_own_variables"}
     assert not any("call" in vars(layer) for layer in model.layers)
 
     # A plain `fit` from here is that of a model that never saw us.
@@ -486,6 +487,7 @@ def test_an_interrupted_fit_leaves_plain_objects(where, error):
     one, other = reference.weights(model), reference.weights(twin)
     assert reference.difference(one, other) == 0
     assert "make_train_function" not in vars(model)
+    assert set(vars(optimizer)) <= names
 
 
 def test_train_on_batch_after_an_interrupted_fit_is_plain():
