@@ -14,6 +14,15 @@ import numpy as np
 
 EPOCHS, BATCHES = 6, 4
 
+# Arguments of `GradualUnfreeze` and of `BackupAndRestore`.
+CHAINS = [
+    ({"every": 2, "learning_rate_factor": 0.5}, {"first": True}),
+    ({"every": 2}, {"first": False}),
+    ({"monitor": "loss", "patience": 1, "min_delta": 0.2}, {"first": True}),
+    ({"monitor": "loss", "patience": 1, "min_delta": 0.2}, {"first": False}),
+    ({"every": [1, 3]}, {"first": True}),
+]
+
 
 class Kill:
     """When a process kills itself, without a chance to tidy up.
@@ -175,3 +184,49 @@ def run(log, **arguments):
         process.join()
     with open(log) as file:
         return process.exitcode, file.read()
+
+
+# --- kills at random moments ---------------------------------------------------------
+
+
+def random_kill(rng):
+    """A moment after a batch, or in a backup or soon after it."""
+    if rng.random() < 0.4:
+        return Kill(batch=int(rng.integers(2 * BATCHES)))
+    # Most backups take some thousand calls; a long tail reaches what comes after.
+    return Kill(save=int(rng.integers(2)), calls=int(10 ** rng.uniform(1, 4)))
+
+
+def chains(directory, rng, kills, callback, backup):
+    """Runs one run whole, and others that are killed and started again to their end.
+
+    Args:
+        directory: Where `whole.npz` and the ends of the others are put.
+        rng: Chooses the moments.
+        kills: How many kills there are to be, in all runs together.
+        callback: Arguments of `GradualUnfreeze`.
+        backup: Arguments of `BackupAndRestore`.
+
+    Returns:
+        The files with the ends of the runs that were killed.
+    """
+
+    def start(result, kill=None):
+        path = str(result.with_suffix(""))
+        more = {"callback": callback, "backup": backup, "kill": kill}
+        status, said = run(
+            result.with_suffix(".log"), path=path, result=str(result), **more
+        )
+        if status not in (0, -signal.SIGKILL) or "Traceback" in said:
+            raise RuntimeError(f"{kill}: the run ended with {status} and said:\n{said}")
+        return status == 0
+
+    start(directory / "whole.npz")
+    ends = []
+    while kills > 0:
+        end, attempts = directory / f"run_{len(ends)}.npz", 0
+        while not start(end, random_kill(rng) if kills > 0 else None):
+            kills, attempts = kills - 1, attempts + 1
+        if attempts:
+            ends.append(end)
+    return ends

@@ -3,15 +3,8 @@
 import killed_run
 import numpy as np
 import pytest
-from killed_run import BATCHES, EPOCHS, Kill
+from killed_run import EPOCHS, Kill, random_kill
 
-CHAINS = [
-    ({"every": 2, "learning_rate_factor": 0.5}, {"first": True}),
-    ({"every": 2}, {"first": False}),
-    ({"monitor": "loss", "patience": 1, "min_delta": 0.2}, {"first": True}),
-    ({"monitor": "loss", "patience": 1, "min_delta": 0.2}, {"first": False}),
-    ({"every": [1, 3]}, {"first": True}),
-]
 KILLS_A_CHAIN = 5
 
 
@@ -21,13 +14,6 @@ def start(directory, **arguments):
     )
     assert "Traceback" not in said, said
     return status, said
-
-
-def random_kill(rng):
-    if rng.random() < 0.4:
-        return Kill(batch=int(rng.integers(2 * BATCHES)))
-    # Most backups take some thousand calls; a long tail reaches what comes after.
-    return Kill(save=int(rng.integers(2)), calls=int(10 ** rng.uniform(1, 4)))
 
 
 def assert_equal(result, whole):
@@ -42,30 +28,14 @@ def assert_equal(result, whole):
             np.testing.assert_array_equal(result[name], whole[name], name)
 
 
-@pytest.mark.parametrize(("callback", "backup"), CHAINS)
+@pytest.mark.parametrize(("callback", "backup"), killed_run.CHAINS)
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
     callback, backup, tmp_path
 ):
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    arguments = {"callback": callback, "backup": backup}
-    assert start(whole, result=str(whole / "end.npz"), **arguments)[0] == 0
-    rng = np.random.default_rng(CHAINS.index((callback, backup)))
-    killed = 0
-    for attempt in range(10 * KILLS_A_CHAIN):
-        directory = tmp_path / f"chain_{attempt}"
-        directory.mkdir()
-        status = None
-        while status != 0:
-            kill = random_kill(rng) if killed < KILLS_A_CHAIN else None
-            result = str(directory / "end.npz")
-            status, said = start(directory, kill=kill, result=result, **arguments)
-            assert status in (0, -9), said
-            killed += status != 0
-        assert_equal(result, whole / "end.npz")
-        if killed == KILLS_A_CHAIN:
-            return
-    pytest.fail(f"only {killed} kills in {attempt + 1} runs")
+    rng = np.random.default_rng(killed_run.CHAINS.index((callback, backup)))
+    ends = killed_run.chains(tmp_path, rng, KILLS_A_CHAIN, callback, backup)
+    for end in ends:
+        assert_equal(end, tmp_path / "whole.npz")
 
 
 def test_backups_every_few_batches_lose_no_stage_and_no_step(tmp_path):
