@@ -20,8 +20,18 @@ ENGINES = run.engines()
 
 
 @functools.cache
+def attempt(engine):
+    try:
+        return run.run(engine, ENGINES.get(engine, 1))
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        return error  # processes that wait for each other are waited for once
+
+
 def results(engine):
-    return run.run(engine, ENGINES.get(engine, 1))
+    found = attempt(engine)
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def single():

@@ -176,9 +176,8 @@ def data_parallel_model(*args, **kwargs):
         ddp_model = None
 
         def make_train_function(self, force=False):
-            if self.train_function is None or force:
-                # It averages what trains now. Not by assignment: a module must not
-                # become a part of its part.
+            if self.ddp_model is None:
+                # Not by assignment: a module must not become a part of its part.
                 self.__dict__["ddp_model"] = DistributedDataParallel(self)
             super().make_train_function(force)
 
