@@ -185,9 +185,12 @@ def multi_optimizer(model):
     """One optimizer for each group, as a user has it without us."""
     groups = layer_groups(model)
     if KERAS_3:
+        # begin: multi, Keras 3
         made = [keras.optimizers.Adam(1e-3 * 2.6**-k) for k in range(len(groups))]
         of = {v.path: o for g, o in zip(reversed(groups), made) for v in g.variables}
         return keras.optimizers.MultiOptimizer(lambda variable: of[variable.path])
+        # end
+    # begin: multi, Keras 2
     import tensorflow_addons as tfa
 
     adam = keras.optimizers.legacy.Adam
@@ -198,6 +201,7 @@ def multi_optimizer(model):
             if g.variables
         ]
     )
+    # end
 
 
 def against_multi_optimizer(bench):
