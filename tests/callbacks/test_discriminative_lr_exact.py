@@ -470,47 +470,56 @@ def test_multi_optimizer():
 # --- with GradualUnfreeze -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("first", [True, False])
-def test_with_gradual_unfreeze(name, first):
-    groups = ["low", "middle", "head"]
-    factors = dict(zip(groups, [0.25, 2.0, 0.5]))
+GROUPS = ["low", "middle", "head"]
+GROUP_FACTORS = dict(zip(GROUPS, [0.25, 2.0, 0.5]))
 
-    def fitted(eager):
-        model = reference.make_model()
-        reference.compile_model(model, EVERY[name](), run_eagerly=eager)
-        callbacks = [
-            DiscriminativeLR(multipliers=list(factors.values()), groups=groups),
-            GradualUnfreeze(groups=groups),
-        ]
-        callbacks = callbacks[:: 1 if first else -1]
-        history = reference.fit(model, DATA, epochs=3, callbacks=callbacks)
-        return model, history.history
+
+def ours_in_stages(name, first, eager):
+    """Both callbacks: the model and its logs."""
+    model = reference.make_model()
+    reference.compile_model(model, EVERY[name](), run_eagerly=eager)
+    callbacks = [
+        DiscriminativeLR(multipliers=list(GROUP_FACTORS.values()), groups=GROUPS),
+        GradualUnfreeze(groups=GROUPS),
+    ]
+    callbacks = callbacks[:: 1 if first else -1]
+    history = reference.fit(model, DATA, epochs=3, callbacks=callbacks)
+    return model, history.history
+
+
+def by_hand_in_stages(name):
+    """Separate optimizers, of which one more starts with each epoch."""
 
     def before_epoch(epoch, optimizers):
         everyone.update(optimizers)
         optimizers.clear()
         steps = len(DATA[0]) // 6 * epoch
-        for group in groups[2 - epoch :]:
+        for group in GROUPS[2 - epoch :]:
             optimizer = optimizers[group] = everyone[group]
-            if group == groups[2 - epoch]:
+            if group == GROUPS[2 - epoch]:
                 # New slots, as if just built, and the steps of the whole run.
                 variables = other.get_layer(group).trainable_variables
                 reference.build(optimizer, variables)
                 optimizer.iterations.assign(steps)
 
     everyone, other = {}, reference.make_model()
-    expected = by_hand(
+    return by_hand(
         EVERY[name],
         model=other,
-        factors=factors,
+        factors=GROUP_FACTORS,
         epochs=3,
         before_epoch=before_epoch,
     )
-    model, logs = fitted(eager=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("first", [True, False])
+def test_with_gradual_unfreeze(name, first):
+    expected = by_hand_in_stages(name)
+    model, logs = ours_in_stages(name, first, eager=True)
     assert_close(model, expected)
     if name == NAMES[-1]:
-        model, logs = fitted(eager=False)
+        model, logs = ours_in_stages(name, first, eager=False)
         assert_close(model, expected, COMPILED)
     base = float(reference.to_numpy(model.optimizer.learning_rate))
     assert logs["learning_rate/head"] == [base / 2] * 3
