@@ -135,7 +135,8 @@ class Lane:
     """An interpreter, and the backend that Keras is to take in it."""
 
     def __init__(self, spec):
-        backend, _, self.python = spec.rpartition("=")
+        backend, _, python = spec.rpartition("=")
+        self.python = os.path.abspath(python) if os.sep in python else python
         path = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
         self.environment = {
             **os.environ,
@@ -146,14 +147,22 @@ class Lane:
         if backend:
             self.environment["KERAS_BACKEND"] = backend
         self.has = self.run("ask")
+        if self.has["torch"]:
+            # Threads of PyTorch spin and stop each other where the cores are busy.
+            self.environment["OMP_NUM_THREADS"] = "1"
         self.name = self.has["versions"] or "nothing"
 
     def run(self, work, *arguments):
         """What a process of its own returns, or None with its last words printed."""
         command = [self.python, str(HERE / "side_by_side.py"), "--work", work]
-        with tempfile.NamedTemporaryFile("r", suffix=".json") as file:
+        # uncertainty-wizard leaves files where it runs.
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            tempfile.NamedTemporaryFile("r", suffix=".json") as file,
+        ):
             done = subprocess.run(
                 [*command, json.dumps([file.name, *arguments])],
+                cwd=folder,
                 env=self.environment,
                 capture_output=True,
                 text=True,
@@ -183,7 +192,8 @@ def measure_cost(lanes, options):
     for repetition in range(options.repetitions):
         for lane, way in turns if repetition % 2 else reversed(turns):
             print(f"cost {repetition}: {lane.name}, {way}", flush=True)
-            rows.append({"lane": lane.name, "way": way, **lane.run("cost", way)})
+            row = {"lane": lane.name, "way": way, "repetition": repetition}
+            rows.append(row | lane.run("cost", way))
     return rows
 
 
@@ -276,8 +286,11 @@ def cost_table(results):
             middle = statistics.median(map(pick, found))
             if not base or found is base:
                 return f"{middle:.3g}"
+            beside = {row["repetition"]: pick(row) for row in base}
             ratio = statistics.median(
-                pick(a) / pick(b) for a, b in zip(found, base, strict=True)
+                pick(row) / beside[row["repetition"]]
+                for row in found
+                if row["repetition"] in beside
             )
             return f"{middle:.3g} (x{ratio:.2f})"
 
@@ -300,7 +313,10 @@ def breaks_table(results):
     rows = []
     for lane, ways in results["breaks"].items():
         for way, wishes in ways.items():
-            said = [f"`{w}`" if w.startswith("raises") else w for w in wishes.values()]
+            said = [
+                f"`{text.replace('`', '')}`" if text.startswith("raises") else text
+                for text in wishes.values()
+            ]
             said = [text.replace("|", "\\|") for text in said]
             rows.append([lane, TITLES[way], *said, *["-"] * (5 - len(said))])
     wishes = ["stages", "a rate callback", "optimizer state", "save, load", "mixed"]
@@ -339,8 +355,8 @@ def quality_table(results):
             mean, error = mean_and_error(tests)
             cells.append(f"{mean:.1f} ± {error:.1f} ({rate:g})")
         rows.append([arm, *cells])
-    seeds = sorted({row[3] for row in results["quality"]})
-    return f"Seeds: {seeds}.\n\n" + table(["arm", *tasks], rows)
+    seeds = ", ".join(map(str, sorted({row[3] for row in results["quality"]})))
+    return f"Seeds {seeds}.\n\n" + table(["arm", *tasks], rows)
 
 
 def difference_table(results):
@@ -422,7 +438,7 @@ NEEDS = {"difference": "quality", "other": "prediction"}
 
 def render(results):
     text = PAGE.read_text(encoding="utf-8")
-    for name, make in TABLES.items():
+    for name, make in TABLES.items():  # between its marks
         if NEEDS.get(name, name) not in results:
             continue
         begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
@@ -459,7 +475,7 @@ def main():
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.data:
-        os.environ["KERAS_FINETUNE_DATA"] = options.data
+        os.environ["KERAS_FINETUNE_DATA"] = os.path.abspath(options.data)
     if options.work:
         name, arguments = options.work
         out, *arguments = json.loads(arguments)
