@@ -216,6 +216,8 @@ def _adopt_new_style(
             instead[id(value)] = scalars[name]
             setattr(optimizer, name, scalars[name])
     optimizer._variables = [instead.get(id(v), v) for v in optimizer._variables]
+    # What `tf_keras` has once found to be saved, it saves for ever: the old slots.
+    vars(optimizer).pop("_coalesced_children", None)
     for key in wanted:
         parked.pop((id(optimizer), key), None)
 
@@ -569,6 +571,17 @@ def epoch_of_checkpoint(model: Any) -> int | None:
         return None
     epoch = int(state._ckpt_saved_epoch.numpy())
     return None if epoch == state.CKPT_SAVED_EPOCH_UNUSED_VALUE else epoch
+
+
+def make_room(model: Any, variables: Sequence[Any]) -> None:
+    """Gives a built optimizer the slots that it had when a backup was written.
+
+    Those of later stages fall away when a `fit` ends, also when it is interrupted, and
+    a checkpoint finds slots by position. An optimizer that is not built can wait.
+    """
+    if is_built(model.optimizer):
+        order = {id(v): i for i, v in enumerate(model.weights)}
+        adopt(model, sorted(variables, key=lambda v: order[id(v)]), [], [], {}, False)
 
 
 def load_patch(optimizer: Any, prepare: Callable[[int], None]) -> Patch | None:

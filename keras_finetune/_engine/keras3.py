@@ -537,6 +537,11 @@ def epoch_of_checkpoint(model: Any) -> int | None:
     return None
 
 
+def make_room(model: Any, variables: Sequence[Any]) -> None:
+    """Not needed on Keras 3: `load_patch` is told which slots a file has."""
+    del model, variables
+
+
 def load_patch(optimizer: Any, prepare: Callable[[int], None]) -> Patch | None:
     """A patch that calls `prepare(count)` before `count` variables are loaded."""
     load = optimizer.load_own_variables

@@ -38,13 +38,18 @@ _GUARD = "make_train_function"
 
 def join(model: Any) -> Session:
     """The session of the model's running `fit`, opened by the first who asks."""
-    guard = model.__dict__.get(_GUARD)
-    session = getattr(guard, "session", None)
-    if isinstance(session, Session) and session.is_running():
+    return _running(model) or Session(model)
+
+
+def _running(model: Any) -> Session | None:
+    """The session of the running `fit`, if any; one that is left over is closed."""
+    session = getattr(model.__dict__.get(_GUARD), "session", None)
+    if not isinstance(session, Session):
+        return None
+    if session.is_running():
         return session
-    if isinstance(session, Session):
-        session.close()
-    return Session(model)
+    session.close()
+    return None
 
 
 def frozen_for_now(model: Any) -> list[Any]:
@@ -350,6 +355,12 @@ def optimizer_size(model: Any) -> int:
 def epoch_of_checkpoint(model: Any) -> int | None:
     """The epoch in which the checkpoint was written that `fit` resumes from, if any."""
     return world.epoch_of_checkpoint(model)
+
+
+def make_room(model: Any, variables: list[Any]) -> None:
+    """Lets a backup be loaded in which all these variables have slots."""
+    _running(model)
+    world.make_room(model, variables)
 
 
 def announce(model: Any, message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_finetune import _checks, _schedules
 from keras_finetune._engine import keras, session, workers
-from keras_finetune._engine.backups import Backups
+from keras_finetune._engine.backups import Backups, resumes
 from keras_finetune._tables import Report, bold
 from keras_finetune._triggers import MetricTrigger
 from keras_finetune.layer_groups import layer_groups
@@ -165,6 +165,8 @@ class GradualUnfreeze(keras.callbacks.Callback):
         self._unhook()
         self._backups = Backups(model, "GradualUnfreeze", self._state, self._observe)
         self._check_settings(self._backups.latest())
+        if resumes(model):
+            session.make_room(model, self._prepare().variables(self._prepare().last))
         self._backups.hook()
         self._hook = session.LoadHook(model, self._enter_stage_of_file, last=True)
 

@@ -1,11 +1,13 @@
 """A killed run goes on where it was: BackupAndRestore beside our callbacks."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import reference
 
 from keras_finetune import DiscriminativeLR, GradualUnfreeze
-from keras_finetune._engine import keras
+from keras_finetune._engine import KERAS_3, keras
 
 GROUPS = ["low", "middle", "head"]
 DATA = reference.make_data()
@@ -94,12 +96,64 @@ def test_a_file_of_another_optimizer_is_refused(tmp_path):
         reference.fit(model, DATA, epochs=3, callbacks=callbacks)
 
 
+HOOKS = {"_save_model", "_load_model", "_backup", "on_epoch_end"}
+
+
 def test_the_users_backup_callback_is_as_it_was(tmp_path):
     model = reference.compile_model(reference.make_model(), "sgd")
     backup = keras.callbacks.BackupAndRestore(str(tmp_path))
-    reference.fit(
-        model, DATA, epochs=2, callbacks=[backup, GradualUnfreeze(groups=GROUPS)]
-    )
-    assert not {"_save_model", "_load_model", "_backup", "on_epoch_end"} & set(
-        vars(backup)
-    )
+    kept = []
+
+    def stop(epoch, logs):
+        raise Killed
+
+    stopper = keras.callbacks.LambdaCallback(on_epoch_end=stop)
+    for more in ([stopper], []):
+        ours = GradualUnfreeze(groups=GROUPS)
+        try:
+            reference.fit(model, DATA, epochs=3, callbacks=[backup, ours, *more])
+        except Killed as error:
+            kept.append(error)  # and with it the list of callbacks of that `fit`
+            records = list(tmp_path.rglob("keras_finetune_step_*.json"))
+            assert len(records) == 1
+    assert [entry["epoch"] for entry in ours.history] == [0, 1, 2]
+    assert not HOOKS & set(vars(backup))
+
+
+def fit_again_and_again(directory, optimizer, kills):
+    """Fits one model until it is through; `None` stands for a new process."""
+    model = None
+    for kill_in in [*kills, -1]:
+        if kill_in is None:
+            model = None
+            continue
+        if model is None:
+            model = reference.compile_model(reference.make_model(), optimizer())
+
+        def stop(epoch, logs, kill_in=kill_in):
+            if epoch == kill_in:
+                raise Killed
+
+        callbacks = [
+            keras.callbacks.BackupAndRestore(str(directory)),
+            GradualUnfreeze(groups=GROUPS, every=2),
+            keras.callbacks.LambdaCallback(on_epoch_begin=stop),
+        ]
+        with contextlib.suppress(Killed):
+            reference.fit(model, DATA, epochs=6, callbacks=callbacks)
+    return model
+
+
+# The second: a checkpoint of `tf_keras` kept the slots of the first `fit`.
+@pytest.mark.parametrize("kills", [[1], [1, 3, None]])
+def test_an_interrupted_fit_goes_on_in_the_same_process(kills, tmp_path):
+    optimizers = [lambda: keras.optimizers.Adam(0.01)]
+    if not KERAS_3:
+        optimizers.append(lambda: keras.optimizers.legacy.Adam(0.01))
+    for i, optimizer in enumerate(optimizers):
+        whole = fit_again_and_again(tmp_path / f"whole_{i}", optimizer, [])
+        again = fit_again_and_again(tmp_path / f"again_{i}", optimizer, kills)
+        one, other = reference.weights(again), reference.weights(whole)
+        assert reference.difference(one, other) == 0
+        one, other = reference.optimizer_state(again), reference.optimizer_state(whole)
+        assert reference.difference(one, other) == 0

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from keras_finetune._engine import KERAS_3, keras, session
+from keras_finetune._engine.patches import Patch
 from keras_finetune._engine.structure import all_layers
 
 _lane: Any = import_module(
@@ -50,7 +51,7 @@ class Backups:
         self._state = state
         self._observe = observe
         self._epoch = 0
-        self._hooked: list[tuple[Any, str]] = []
+        self._hooked: list[Patch] = []
 
     def latest(self) -> dict[str, Any] | None:
         """The state in the record of the last step that was recorded, if any."""
@@ -67,18 +68,22 @@ class Backups:
 
     def hook(self) -> None:
         """Writes a record before each backup, from now to `unhook`."""
-        known = [id(owner) for owner, _ in self._hooked]
         for callback in _callbacks(self.model):
-            if id(callback) in known:
+            present = getattr(callback.__dict__.get("on_epoch_end"), "backups", None)
+            if present is self:
                 continue
+            if isinstance(present, Backups):
+                present.unhook()  # left over from a `fit` that was interrupted
             for patch in _lane.hooks(callback, self):
+                patch.value.backups = self
                 callback.__dict__[patch.name] = patch.value
-                self._hooked.append((callback, patch.name))
+                self._hooked.append(patch)
 
     def unhook(self) -> None:
         """Leaves the callbacks as Keras made them."""
-        for callback, name in self._hooked:
-            callback.__dict__.pop(name, None)
+        for callback, name, ours in self._hooked:
+            if callback.__dict__.get(name) is ours:
+                del callback.__dict__[name]
         self._hooked = []
 
     def restore(self) -> dict[str, Any] | None:
