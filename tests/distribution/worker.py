@@ -7,6 +7,7 @@ once a framework is loaded; `run.py` starts it and compares.
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import sys
@@ -161,6 +162,8 @@ class TorchDataParallel(Single):
     def close(self):
         import torch
 
+        gc.collect()  # a `DistributedDataParallel` that outlives the group may abort
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
