@@ -45,7 +45,7 @@ model = keras.Sequential(
 model.compile(optimizers.ConditionalGradient(0.9, 1.0) if KERAS_3 else "sgd", "mse")
 x, y = np.ones((4, 4)), np.ones((4, 2))
 model.fit(x, y, verbose=0, callbacks=[kf.WeightNormLogger(), kf.TrainOnly("bias")])
-model.compile("adamw", "mse")
+model.compile("adam", "mse")
 callbacks = [kf.GradualUnfreeze(), kf.DiscriminativeLR()]
 model.fit(x, y, epochs=2, verbose=0, callbacks=callbacks)
 kf.mc_predict(kf.convert_dropout(model), x, samples=2, verbose=0)

@@ -109,6 +109,8 @@ def test_runs(path, monkeypatch):
         if tolerance == NOISE and _engine.backend() != "tensorflow":
             continue
         np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance, err_msg=start)
+    if not _engine.KERAS_3:
+        return  # the outputs were made on Keras 3, which writes names otherwise
     # It says nothing that the committed outputs do not say, numbers aside.
     known = {without_numbers(line) for line in committed}
     assert [line for line in said if without_numbers(line) not in known] == []
