@@ -89,7 +89,7 @@ def learner(model, data, **kwargs):
     return learn
 
 
-RATES = (0.003, 0.01, 0.03, 0.1)  # as in `_transfer`
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3)  # as in `_transfer`
 
 
 def study(seeds, folder, rates=RATES):

@@ -19,7 +19,7 @@ from keras_finetune._engine import keras
 EPOCHS = 10
 STAGE = 2  # epochs
 STEPS = 10  # an epoch
-RATES = (0.003, 0.01, 0.03, 0.1)
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 FILTERS = (16, 32, 64)
 PER_CLASS = (10, 20, 50, 200)
 BLOCKS = tuple(f"block{i}" for i in range(1, len(FILTERS) + 1))

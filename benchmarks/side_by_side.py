@@ -341,41 +341,42 @@ def mean_and_error(values):
 
 
 def quality_table(results):
-    found = chosen(results["quality"])
-    tasks = list(dict.fromkeys(task for task, _ in found))
-    arms = list(dict.fromkeys(arm for _, arm in found))
-    rows = []
-    for arm in arms:
-        cells = []
-        for task in tasks:
-            if (task, arm) not in found:
-                cells.append("-")
-                continue
-            rate, tests = found[task, arm]
-            mean, error = mean_and_error(tests)
-            cells.append(f"{mean:.1f} ± {error:.1f} ({rate:g})")
-        rows.append([arm, *cells])
+    def cell(found, task, arm):
+        rate, tests = found[task, arm]
+        mean, error = mean_and_error(tests)
+        return f"{mean:.1f} ± {error:.1f} ({rate:g})"
+
     seeds = ", ".join(map(str, sorted({row[3] for row in results["quality"]})))
-    return f"Seeds {seeds}.\n\n" + table(["arm", *tasks], rows)
+    return f"Seeds {seeds}.\n\n" + arms_table(results, "arm", cell)
 
 
 def difference_table(results):
     """Each arm less the full one, paired by seed: what the technique adds."""
+
+    def cell(found, task, arm):
+        pairs = zip(found[task, arm][1], found[task, "full"][1])
+        mean, error = mean_and_error([a - b for a, b in pairs])
+        return f"{mean:+.1f} ± {error:.1f}"
+
+    return arms_table(results, "arm, less full", cell, leave_out="full")
+
+
+def arms_table(results, title, cell, leave_out=None):
+    """A row for each arm, a column for each task."""
     found = chosen(results["quality"])
     tasks = list(dict.fromkeys(task for task, _ in found))
-    arms = [a for a in dict.fromkeys(arm for _, arm in found) if a != "full"]
-    rows = []
-    for arm in arms:
-        cells = []
-        for task in tasks:
-            if (task, arm) not in found:
-                cells.append("-")
-                continue
-            pairs = zip(found[task, arm][1], found[task, "full"][1])
-            mean, error = mean_and_error([a - b for a, b in pairs])
-            cells.append(f"{mean:+.1f} ± {error:.1f}")
-        rows.append([arm, *cells])
-    return table(["arm, less full", *tasks], rows)
+    arms = [arm for arm in dict.fromkeys(arm for _, arm in found) if arm != leave_out]
+    rows = [
+        [
+            arm,
+            *(
+                cell(found, task, arm) if (task, arm) in found else "-"
+                for task in tasks
+            ),
+        ]
+        for arm in arms
+    ]
+    return table([title, *tasks], rows)
 
 
 def other_table(results):

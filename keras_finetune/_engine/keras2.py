@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_finetune._engine import keras
+from keras_finetune._engine import gradients, keras
 from keras_finetune._engine.patches import Patch, patched
 
 # --- which optimizers, which variables -------------------------------------------
@@ -337,6 +337,9 @@ def slot_variables(model: Any, hidden: Sequence[Any]) -> list[Any]:
 
 
 # --- the step --------------------------------------------------------------------
+
+# What is around each call of a step.
+around_step: Callable[[], AbstractContextManager[Any]] = gradients.forgotten
 
 
 def pull_state(model: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from keras.src.utils.tracking import DotNotTrackScope
 
-from keras_finetune._engine import keras
+from keras_finetune._engine import backend, gradients, keras
 from keras_finetune._engine.patches import Patch, patched
 
 # --- which optimizers, which variables -------------------------------------------
@@ -331,6 +331,11 @@ def slot_variables(model: Any, hidden: Sequence[Any]) -> list[Any]:
 
 
 # --- the step --------------------------------------------------------------------
+
+# What is around each call of a step.
+around_step: Callable[[], AbstractContextManager[Any]] = (
+    gradients.forgotten if backend() == "tensorflow" else nullcontext
+)
 
 
 def pull_state(model: Any) -> None:

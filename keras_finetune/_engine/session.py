@@ -25,7 +25,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Any
 
-from keras_finetune._engine import KERAS_3, backend, gradients, keras, workers
+from keras_finetune._engine import KERAS_3, keras, workers
 from keras_finetune._engine.patches import Patch, patched
 from keras_finetune._engine.structure import all_layers, is_built, variable_key
 
@@ -175,13 +175,13 @@ class Session:
         patches = [*self._rate_patches(), *self._inference_patches()]
         patches += self._hide_patches
         self._compiled, self._is_patched = compiled, bool(patches)
-        forgotten = gradients.forgotten if backend() == "tensorflow" else nullcontext
+        around = world.around_step
 
         def step(*args: Any, **kwargs: Any) -> Any:
-            with patched(patches), forgotten():
+            with patched(patches), around():
                 return compiled(*args, **kwargs)
 
-        if patches or backend() == "tensorflow":
+        if patches or around is not nullcontext:
             model.train_function = step
 
     def factor(self, variable: Any) -> float:
