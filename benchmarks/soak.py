@@ -1,58 +1,145 @@
 """Many fits in one process: does memory grow, do traces accumulate?
 
-    python benchmarks/soak.py [fits]
+    python benchmarks/soak.py [fits] [--plain] [--write FOLDER]
+    python benchmarks/soak.py --table FOLDER
 
 Fits one small model again and again (200 times by default) with `GradualUnfreeze`,
-three stages of an epoch each, and `DiscriminativeLR`. Printed are the resident memory
-after the tenth and after the last fit, and how many graphs of TensorFlow, or compiled
-functions of JAX, are alive then.
+three stages of an epoch each, and `DiscriminativeLR`. `--plain` does the same by hand:
+three times flags, `compile` and `fit`. Measured are the resident memory; how much of
+the C heap is in use (glibc's `mallinfo2`; the rest of the resident memory is code,
+Python's own heap, and what the C heap keeps of freed memory); and how many graphs of
+TensorFlow, or compiled functions of JAX, are alive. `--write` keeps the row in FOLDER,
+`--table` prints all kept rows as the table of the documentation.
 """
 
 from __future__ import annotations
 
+import argparse
+import ctypes
 import gc
+import json
 import os
 import sys
+from pathlib import Path
 
-import numpy as np
-
-from keras_finetune import DiscriminativeLR, GradualUnfreeze
-from keras_finetune._engine import backend, keras
+NAMES = ("low", "middle", "head")
 
 
-def resident() -> int:
+class _Heap(ctypes.Structure):
+    """`struct mallinfo2` of glibc 2.33 and later."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def in_use():
+    """The bytes of the C heap that are in use, or None without glibc."""
+    found = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if found is None:
+        return None
+    found.restype = _Heap
+    heap = found()
+    return heap.uordblks + heap.hblkhd
+
+
+def resident():
     """The resident memory of this process in bytes."""
-    with open("/proc/self/statm") as file:
+    with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def living_traces() -> int:
+def living_traces():
     """How many traced functions the garbage collector can still find."""
-    gc.collect()
     names = ("FuncGraph", "PjitFunction")
     return sum(type(thing).__name__ in names for thing in gc.get_objects())
 
 
-def main() -> None:
-    fits = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    layers = keras.layers
-    dense = [layers.Dense(8, name=name) for name in ("low", "middle", "head")]
+def ours(model, data):
+    from keras_finetune import DiscriminativeLR, GradualUnfreeze
+
+    callbacks = [GradualUnfreeze(list(NAMES)), DiscriminativeLR()]
+    model.fit(*data, epochs=3, verbose=0, callbacks=callbacks)
+
+
+def by_hand(model, data):
+    for trained in (1, 2, 3):
+        for layer, name in zip(model.layers, NAMES):
+            layer.trainable = name in NAMES[-trained:]
+        model.compile("adam", "mse")
+        model.fit(*data, verbose=0)
+
+
+def measure(fits, plain):
+    import numpy as np
+
+    from keras_finetune._engine import backend, keras
+
+    dense = [keras.layers.Dense(8, name=name) for name in NAMES]
     model = keras.Sequential([keras.Input((8,)), *dense])
     model.compile("adam", "mse")
-    x = np.ones((8, 8), "float32")
-    found = []
-    for fit in range(fits):
-        callbacks = [GradualUnfreeze(["low", "middle", "head"]), DiscriminativeLR()]
-        model.fit(x, x, epochs=3, verbose=0, callbacks=callbacks)
-        found.append((resident(), living_traces()))
-        if fit + 1 in (1, 10, 50, 100, 150, fits):
-            memory, traces = found[-1]
-            print(
-                f"fit {fit + 1}: {memory / 2**20:.1f} MiB, {traces} traces", flush=True
-            )
-    grown = found[-1][0] / found[min(9, fits - 1)][0] - 1
-    print(f"{backend()}, Keras {keras.__version__}: {grown:+.2%} after the tenth fit")
+    data = [np.ones((8, 8), "float32")] * 2
+    rows = {}
+    for fit in range(1, fits + 1):
+        (by_hand if plain else ours)(model, data)
+        if fit == 10 or fit % 50 == 0 or fit == fits:
+            gc.collect()
+            rows[fit] = {
+                "resident": resident(),
+                "in_use": in_use(),
+                "traces": living_traces(),
+            }
+            print(fit, rows[fit], flush=True)
+    lane = f"{keras.__name__} {keras.__version__}, {backend()}"
+    return {"lane": lane, "way": "by hand" if plain else "callbacks", "fits": rows}
+
+
+def cells(row):
+    """Memory after the tenth fit, at the end, and its growth, and the traces."""
+    fits = {int(fit): found for fit, found in row["fits"].items()}
+    first, last = fits[10], fits[max(fits)]
+    found = [row["lane"], row["way"], str(max(fits))]
+    for kind in ("resident", "in_use"):
+        a, b = first[kind], last[kind]
+        if a is None:
+            found.append("-")
+            continue
+        found.append(f"{a / 2**20:.1f} to {b / 2**20:.1f} ({b / a - 1:+.2%})")
+    return [*found, f"{first['traces']} to {last['traces']}"]
+
+
+def table(folder):
+    """The table of the documentation."""
+    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    head = ["lane", "way", "fits", "resident, MiB", "heap in use, MiB", "living traces"]
+    body = [head, ["---"] * len(head), *map(cells, rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in body)
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("fits", type=int, nargs="?", default=200)
+    parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--write", type=Path)
+    parser.add_argument("--table", type=Path)
+    options = parser.parse_args(arguments)
+    if options.table:
+        print(table(options.table))
+        return
+    if options.fits < 10:
+        parser.error(f"fits must be at least 10. Received: {options.fits}")
+    row = measure(options.fits, options.plain)
+    print(cells(row))
+    if options.write:
+        options.write.mkdir(parents=True, exist_ok=True)
+        name = f"{row['lane']} {row['way']}".replace(",", "").replace(" ", "-")
+        text = json.dumps(row, indent=1)
+        (options.write / f"{name}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
