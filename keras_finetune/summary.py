@@ -62,7 +62,7 @@ def summary(model: Any, callbacks: Any = (), epochs: int | None = None) -> Repor
     if training.stages is not None and training.unfreeze is not None:
         parts.append(
             training.stages.table(
-                training.unfreeze._when(training.stages, epochs),
+                training.unfreeze._progress.when(training.stages.last, epochs),
                 training.rate,
                 training.unfreeze.learning_rate_factor,
                 training.selects,
@@ -169,7 +169,7 @@ class _Training:
     ) -> str:
         """The epochs from the start of a stage on, in words."""
         if unfreeze.monitor is not None:
-            return unfreeze._when(stages, epochs)[stage]
+            return unfreeze._progress.when(stages.last, epochs)[stage]
         start = _schedules.starts(unfreeze.every, stages.last)[stage]
         return _schedules.spans([start], epochs)[0]
 

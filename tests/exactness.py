@@ -147,10 +147,9 @@ def cell(value):
 
 def table(folder):
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    print("| " + " | ".join(COLUMNS.values()) + " |")
-    print("|" + "---|" * len(COLUMNS))
-    for row in rows:
-        print("| " + " | ".join(cell(row[name]) for name in COLUMNS) + " |")
+    body = [[cell(row[name]) for name in COLUMNS] for row in rows]
+    body = [list(COLUMNS.values()), ["---"] * len(COLUMNS), *body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in body)
 
 
 def main(arguments):
@@ -160,7 +159,8 @@ def main(arguments):
     parser.add_argument("--table", type=Path)
     options = parser.parse_args(arguments)
     if options.table:
-        return table(options.table)
+        print(table(options.table))
+        return
     row = measure(options.kills)
     text = json.dumps(row, indent=1)
     print(text)
@@ -168,7 +168,6 @@ def main(arguments):
         options.write.mkdir(parents=True, exist_ok=True)
         name = row["lane"].replace(", ", "-").replace(" ", "-")
         (options.write / f"{name}.json").write_text(text + "\n")
-    return None
 
 
 if __name__ == "__main__":

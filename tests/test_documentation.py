@@ -14,6 +14,7 @@ import doctest
 import importlib.util
 import inspect
 import io
+import json
 import os
 import re
 import sys
@@ -140,3 +141,26 @@ def test_links_to_files_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not re.match(r"https?://|#", target):
             assert (ROOT / target.partition("#")[0]).exists(), target
+
+
+def test_tables_are_those_of_the_results():
+    def script(path):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def between(page, name):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        return text.split(f"<!-- begin: {name} -->")[1].split("<!-- end: ")[0].strip()
+
+    benchmarks = ROOT / "benchmarks"
+    results = benchmarks / "results"
+    exact = script(ROOT / "tests" / "exactness.py").table(results / "exactness")
+    assert between("exactness.md", "table") == exact
+    soak = script(benchmarks / "soak.py").table(results / "soak")
+    assert between("exactness.md", "soak") == soak
+    compare = script(benchmarks / "side_by_side.py")
+    found = json.loads(compare.RESULTS.read_text(encoding="utf-8"))
+    for name, make in compare.TABLES.items():
+        assert between("side_by_side.md", name) == make(found)

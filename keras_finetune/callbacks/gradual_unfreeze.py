@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_finetune import _checks, _schedules
+from keras_finetune import _checks
 from keras_finetune._engine import keras, session, workers
 from keras_finetune._engine.backups import Backups, resumes
+from keras_finetune._progress import Progress
 from keras_finetune._tables import Report, bold
-from keras_finetune._triggers import MetricTrigger
 from keras_finetune.layer_groups import layer_groups
 from keras_finetune.stages import Stages
 
@@ -93,12 +93,13 @@ class GradualUnfreeze(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.groups = groups
-        self.every = _check_every(every, monitor)
         self.initial_groups = _checks.integer("initial_groups", initial_groups, 1)
         self.monitor = monitor
         self.mode = _checks.choice("mode", mode, ("auto", "min", "max"))
         self.min_delta = _checks.number("min_delta", min_delta, 0.0)
         self.patience = patience
+        self._progress = Progress(every, monitor, mode, self.min_delta, patience)
+        self.every = self._progress.every
         self.learning_rate_factor = _checks.number(
             "learning_rate_factor", learning_rate_factor, 0.0, exclusive=True
         )
@@ -111,23 +112,16 @@ class GradualUnfreeze(keras.callbacks.Callback):
                 f"batch_norm={batch_norm!r}, frozen_mode={frozen_mode!r}"
             )
         self.verbose = _checks.choice("verbose", verbose, (0, 1))
-        self.history: list[dict[str, Any]] = []
-        self._trigger: MetricTrigger | None = None
-        if monitor is not None:
-            self._trigger = MetricTrigger(monitor, mode, self.min_delta, patience)
-        elif patience is not None:
-            raise ValueError(
-                "Argument `patience` needs a `monitor`. "
-                f"Received: monitor=None, patience={patience!r}"
-            )
-        self._due = False
         self._stages: Stages | None = None
-        self._stage: int | None = None
         self._entered = False
         self._saved_epoch: int | None = None
-        self._seen_epoch: int | None = None
         self._backups: Backups | None = None
         self._hook: session.LoadHook | None = None
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The stages that were entered, a dictionary each."""
+        return self._progress.history
 
     # --- before training ---------------------------------------------------------
 
@@ -145,23 +139,16 @@ class GradualUnfreeze(keras.callbacks.Callback):
         rate = None
         if getattr(model, "optimizer", None) is not None:
             rate = session.learning_rate(model)
-        when = self._when(stages, epochs)
+        when = self._progress.when(stages.last, epochs)
         report = Report(stages.table(when, rate, self.learning_rate_factor))
         return report.show() if workers.is_chief(model) else report
-
-    def _when(self, stages: Stages, epochs: int | None) -> list[str]:
-        """The epochs of each stage, in words."""
-        if self._trigger is None:
-            return _schedules.spans(_schedules.starts(self.every, stages.last), epochs)
-        late = "" if self.every is None else f", at the latest {self.every} later"
-        return ["from 0", *[f"when {self.monitor} stalls{late}"] * stages.last]
 
     # --- the hooks ---------------------------------------------------------------
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
-        self._stages = self._stage = self._seen_epoch = None
-        self._entered = False
+        self._progress.begin_fit()
+        self._stages, self._entered = None, False
         self._unhook()
         self._backups = Backups(model, "GradualUnfreeze", self._state, self._observe)
         self._check_settings(self._backups.latest())
@@ -185,21 +172,18 @@ class GradualUnfreeze(keras.callbacks.Callback):
         # The first stage is entered here and not in `on_train_begin`: only now it is
         # known in which epoch a resumed run starts.
         self._unhook()
-        begins = not self._entered
+        begins, progress = not self._entered, self._progress
         if begins and not self._restore():
-            self._forget_from(epoch)
+            progress.forget_from(epoch)
         if self._backups is not None:
             self._backups.begin(epoch)
-        before = self._stage
-        if before is None and self.history:
-            before = self.history[-1]["stage"]
-        elif before is None and self._trigger is None:
+        saved = self._saved_epoch
+        if saved is None:
             # Read here too: `BackupAndRestore` may begin after this callback.
-            saved = self._saved_epoch
-            if saved is None:
-                saved = session.epoch_of_checkpoint(self.model)
-            before = None if saved is None else self._stage_at(saved, None)
-        stage = self._stage_at(epoch, before)
+            saved = session.epoch_of_checkpoint(self.model)
+        last = self._prepare().last
+        before = progress.stage_before(saved, last)
+        stage = progress.stage_at(epoch, before, last)
         if begins or stage != before:
             self._enter(stage)
         if not self.history or stage != before:
@@ -207,11 +191,8 @@ class GradualUnfreeze(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:
-            logs["stage"] = self._stage
-        if self._trigger is not None and epoch != self._seen_epoch:
-            self._seen_epoch = epoch
-            due = self._trigger.update(epoch, logs or {})
-            self._due = workers.agreed(due) or self._due
+            logs["stage"] = self._progress.stage
+        self._progress.observe(epoch, logs or {}, workers.agreed)
 
     def on_train_end(self, logs: Any = None) -> None:
         self._unhook()
@@ -249,19 +230,11 @@ class GradualUnfreeze(keras.callbacks.Callback):
         return {"groups": [g.name for g in self._prepare().groups], **settings}
 
     def _state(self) -> dict[str, Any]:
-        plateau = None if self._trigger is None else self._trigger.plateau
-        return {
-            "settings": self._settings(),
-            "stage": self._stage,
-            "history": self.history,
-            "due": self._due,
-            "best": None if plateau is None else plateau.best,
-            "wait": None if plateau is None else plateau.wait,
-        }
+        return {"settings": self._settings(), **self._progress.state()}
 
     def _observe(self, epoch: int, logs: Mapping[str, Any]) -> None:
         """Looks at the logs of an epoch before a backup records what came of it."""
-        if self.monitor is not None and self.monitor in logs:
+        if self._progress.observes(logs):
             self.on_epoch_end(epoch, logs)
 
     def _check_settings(self, state: dict[str, Any] | None) -> None:
@@ -281,32 +254,11 @@ class GradualUnfreeze(keras.callbacks.Callback):
     def _restore(self) -> bool:
         """Takes up what the backup in use has recorded."""
         state = None if self._backups is None else self._backups.restore()
-        if state is None:
-            return False
-        self._stage, self._due = state["stage"], state["due"]
-        self.history = state["history"]
-        if self._trigger is not None:
-            self._trigger.plateau.best = state["best"]
-            self._trigger.plateau.wait = state["wait"]
-        return True
+        if state is not None:
+            self._progress.restore(state)
+        return state is not None
 
-    def _forget_from(self, epoch: int) -> None:
-        """Drops what an earlier `fit` recorded of epochs that now run again."""
-        self.history = [entry for entry in self.history if entry["epoch"] < epoch]
-        if not self.history:
-            self._due = False
-            if self._trigger is not None:
-                self._trigger.restart()
-
-    def _stage_at(self, epoch: int, before: int | None) -> int:
-        last = self._prepare().last
-        if self._trigger is None:
-            return _schedules.stage_at(epoch, self.every, last)
-        if before is None:
-            return 0
-        since = self.history[-1]["epoch"] if self.history else epoch
-        late = self.every is not None and epoch - since >= self.every
-        return min(before + 1, last) if self._due or late else before
+    # --- what happens at a transition --------------------------------------------
 
     def _enter(self, stage: int) -> None:
         stages = self._prepare()
@@ -317,19 +269,18 @@ class GradualUnfreeze(keras.callbacks.Callback):
         if self.learning_rate_factor != 1.0 and session.is_scheduled(self.model):
             running.scale_all(self, self.learning_rate_factor**stage)
         running.apply()
-        self._stage, self._entered, self._due = stage, True, False
+        self._progress.enter(stage)
+        self._entered = True
 
     def _record(self, epoch: int, stage: int, before: int | None) -> None:
         if before is not None and self.learning_rate_factor != 1.0:
             factor = self.learning_rate_factor ** (stage - before)
             session.set_learning_rate(self.model, lambda rate: rate * factor)
-        if self._trigger is not None:
-            self._trigger.restart(keep_best=True)
         stages = self._prepare()
         names = [group.name for group in stages.trained(stage)]
         parameters = stages.parameters(stage)
         rate = session.learning_rate(self.model)
-        self.history.append(
+        self._progress.add(
             {
                 "epoch": epoch,
                 "stage": stage,
@@ -359,7 +310,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
             running.apply()
             counts.append(session.optimizer_size(self.model))
             if counts[-1] == count:
-                self._stage = stage
+                self._progress.stage = stage
                 return
         raise ValueError(
             "The file to resume from was written by an optimizer of another make, or "
@@ -373,23 +324,3 @@ class GradualUnfreeze(keras.callbacks.Callback):
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-
-
-def _check_every(every: Any, monitor: Any) -> Any:
-    if every is None:
-        return 1 if monitor is None else None
-    if not isinstance(every, (list, tuple)):
-        return _checks.integer("every", every, 1)
-    starts = [_checks.integer("every", epoch, 1) for epoch in every]
-    if not starts or sorted(set(starts)) != starts:
-        raise ValueError(
-            "Argument `every` must be a number of epochs, or a rising list of epochs "
-            f"from 1 on. Received: every={every!r}"
-        )
-    if monitor is not None:
-        raise ValueError(
-            "With a `monitor`, `every` is the number of epochs that a stage may take "
-            "at most; a list of epochs contradicts it. "
-            f"Received: every={every!r}, monitor={monitor!r}"
-        )
-    return starts
