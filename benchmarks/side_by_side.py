@@ -33,6 +33,11 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "side_by_side.json"
 PAGE = HERE.parent / "docs" / "side_by_side.md"
 FIGURE = HERE.parent / "docs" / "images" / "side_by_side.png"
+PREDICTION = (
+    "mc_predict",
+    "a loop of `model(x, training=True)`",
+    "uncertainty-wizard",
+)
 WAYS = ("ours", "by hand", "masking", "multi")
 TITLES = {
     "ours": "keras-finetune",
@@ -47,8 +52,6 @@ MARKS = {
     "masking": ["masking"],
     "multi": ["multi", "multi, Keras {keras}"],
     "fastai": ["fastai"],
-    "mc ours": ["mc ours"],
-    "mc loop": ["mc loop"],
 }
 
 
@@ -87,8 +90,12 @@ def cost(way):
         import _ways as ways
 
         found = ways.cost(way)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    return {**found, "peak": peak}
+    return {**found, "peak": peak()}
+
+
+def peak():
+    """The largest resident memory of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def breaks(way):
@@ -116,10 +123,10 @@ def quality(folder, seeds, out):
             file.flush()
 
 
-def prediction():
+def prediction(way):
     import _ways
 
-    return _ways.prediction()
+    return {**_ways.prediction(way), "peak": peak()}
 
 
 def norms():
@@ -222,11 +229,15 @@ def measure_quality(lanes, options):
 
 
 def measure_prediction(lanes, options):
-    return {
-        lane.name: lane.run("prediction")
-        for lane in lanes
-        if lane.has.get("backend") == "tensorflow"
-    }
+    lanes = [lane for lane in lanes if lane.has.get("backend") == "tensorflow"]
+    turns = [(lane, way) for lane in lanes for way in PREDICTION]
+    rows = []
+    for repetition in range(options.repetitions):
+        for lane, way in turns if repetition % 2 else reversed(turns):
+            print(f"prediction {repetition}: {lane.name}, {way}", flush=True)
+            row = {"lane": lane.name, "way": way, "repetition": repetition}
+            rows.append(row | lane.run("prediction", way))
+    return rows
 
 
 def measure_norms(lanes, options):
@@ -379,23 +390,39 @@ def arms_table(results, title, cell, leave_out=None):
     return table([title, *tasks], rows)
 
 
-def other_table(results):
+def prediction_table(results):
+    grouped = defaultdict(dict)
+    for row in results["prediction"]:
+        grouped[row["lane"], row["way"]][row["repetition"]] = row
     rows = []
-    for lane, found in results.get("prediction", {}).items():
-        ours = found["seconds"]["mc_predict"]
-        for name, times in found["seconds"].items():
-            ratio = statistics.median(a / b for a, b in zip(times, ours))
-            said = f"{statistics.median(times):.2f} s (x{ratio:.2f})"
-            rows.append(["Monte Carlo prediction", lane, name, said])
-        if found["uncertainty-wizard"]:
-            said = f"did not run: `{found['uncertainty-wizard']}`"
-            rows.append(["Monte Carlo prediction", lane, "uncertainty-wizard", said])
-    for lane, found in results.get("norms", {}).items():
-        what = "norm of all weights, MobileNetV2"
-        rows.append([what, lane, "`WeightNormLogger`", f"{1e3 * found['pass']:.1f} ms"])
-        said = f"{1e3 * found['eager loop']:.1f} ms (x{found['eager loop / pass']:.1f})"
-        rows.append([what, lane, "the seed's eager loop", said])
-    return table(["what", "lane", "way", "time"], rows)
+    for (lane, way), found in sorted(grouped.items(), key=lambda item: item[0][0]):
+        said = {row["raises"] for row in found.values() if "raises" in row}
+        if said:
+            rows.append([lane, way, f"raises `{said.pop()}`", "-", "-", "-"])
+            continue
+        base = grouped[lane, PREDICTION[0]]
+        cells = []
+        for pick in (
+            lambda row: statistics.median(row["seconds"]),
+            lambda row: row["first"],
+            lambda row: row["peak"],
+        ):
+            middle = statistics.median(map(pick, found.values()))
+            ratio = statistics.median(pick(found[i]) / pick(base[i]) for i in found)
+            cells.append(
+                f"{middle:.3g}" + ("" if found is base else f" (x{ratio:.2f})")
+            )
+        rows.append([lane, way, *cells, lines(way)])
+    return table(["lane", "way", "s", "first time, s", "peak, MiB", "lines"], rows)
+
+
+def norms_table(results):
+    rows = []
+    for lane, found in results["norms"].items():
+        rows.append([lane, "`WeightNormLogger`", f"{1e3 * found['pass']:.1f}"])
+        said = f"{1e3 * found['eager loop']:.1f} (x{found['eager loop / pass']:.1f})"
+        rows.append([lane, "the seed's eager loop", said])
+    return table(["lane", "way", "ms"], rows)
 
 
 def draw(results):
@@ -430,11 +457,12 @@ TABLES = {
     "difference": difference_table,
     "cost": cost_table,
     "breaks": breaks_table,
-    "other": other_table,
+    "prediction": prediction_table,
+    "norms": norms_table,
 }
 
 
-NEEDS = {"difference": "quality", "other": "prediction"}
+NEEDS = {"difference": "quality"}
 
 
 def render(results):
