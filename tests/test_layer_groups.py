@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_finetune._engine import backend, keras, structure
-from keras_finetune.layer_groups import LayerGroups, _balance, layer_groups
+from keras_finetune._grouping.merging import balance
+from keras_finetune.layer_groups import LayerGroups, layer_groups
 
 layers = keras.layers
 
@@ -694,7 +695,7 @@ class TestNumber:
     def test_balance(self, data):
         sizes = data.draw(st.lists(st.integers(0, 50), min_size=1, max_size=9))
         count = data.draw(st.integers(1, len(sizes)))
-        parts = _balance(sizes, count)
+        parts = balance(sizes, count)
         assert len(parts) == count
         assert [i for start, stop in parts for i in range(start, stop)] == list(
             range(len(sizes))
