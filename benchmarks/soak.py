@@ -1,15 +1,16 @@
 """Many fits in one process: does memory grow, do traces accumulate?
 
-    python benchmarks/soak.py [fits] [--plain] [--write FOLDER]
+    python benchmarks/soak.py [fits] [--plain] [--uncollected] [--write FOLDER]
     python benchmarks/soak.py --table FOLDER
 
 Fits one small model again and again (200 times by default) with `GradualUnfreeze`,
 three stages of an epoch each, and `DiscriminativeLR`. `--plain` does the same by hand:
 three times flags, `compile` and `fit`. Measured are the resident memory; how much of
-the C heap is in use (glibc's `mallinfo2`; the rest of the resident memory is code,
-Python's own heap, and what the C heap keeps of freed memory); and how many graphs of
-TensorFlow, or compiled functions of JAX, are alive. `--write` keeps the row in FOLDER,
-`--table` prints all kept rows as the table of the documentation.
+the C heap is in use (glibc's `mallinfo2`); the blocks of Python's own heap; and how
+many graphs of TensorFlow, or compiled functions of JAX, are alive. After each fit
+Python collects its garbage and glibc gives back the pages that are free, so that what
+grows is what is kept; with `--uncollected` they do as they like. `--write` keeps the
+row in FOLDER, `--table` prints all kept rows as the table of the documentation.
 """
 
 from __future__ import annotations
@@ -37,14 +38,27 @@ class _Heap(ctypes.Structure):
     ]
 
 
+def glibc(name):
+    """A function of the C library, or None where it is not glibc."""
+    return getattr(ctypes.CDLL(None), name, None)
+
+
 def in_use():
     """The bytes of the C heap that are in use, or None without glibc."""
-    found = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    found = glibc("mallinfo2")
     if found is None:
         return None
     found.restype = _Heap
     heap = found()
     return heap.uordblks + heap.hblkhd
+
+
+def collect():
+    """Gives back what is not in use."""
+    gc.collect()
+    trim = glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
 
 
 def resident():
@@ -55,6 +69,7 @@ def resident():
 
 def living_traces():
     """How many traced functions the garbage collector can still find."""
+    gc.collect()
     names = ("FuncGraph", "PjitFunction")
     return sum(type(thing).__name__ in names for thing in gc.get_objects())
 
@@ -74,49 +89,68 @@ def by_hand(model, data):
         model.fit(*data, verbose=0)
 
 
-def measure(fits, plain):
+def measure(fits, way):
     import numpy as np
 
     from keras_finetune._engine import backend, keras
 
+    fit = by_hand if "by hand" in way else ours
     dense = [keras.layers.Dense(8, name=name) for name in NAMES]
     model = keras.Sequential([keras.Input((8,)), *dense])
     model.compile("adam", "mse")
     data = [np.ones((8, 8), "float32")] * 2
     rows = {}
-    for fit in range(1, fits + 1):
-        (by_hand if plain else ours)(model, data)
-        if fit == 10 or fit % 50 == 0 or fit == fits:
-            gc.collect()
-            rows[fit] = {
+    for count in range(1, fits + 1):
+        fit(model, data)
+        if "uncollected" not in way:
+            collect()
+        if count == 10 or count % 50 == 0 or count == fits:
+            rows[count] = {
                 "resident": resident(),
                 "in_use": in_use(),
+                "blocks": sys.getallocatedblocks(),
                 "traces": living_traces(),
             }
-            print(fit, rows[fit], flush=True)
+            print(count, rows[count], flush=True)
     lane = f"{keras.__name__} {keras.__version__}, {backend()}"
-    return {"lane": lane, "way": "by hand" if plain else "callbacks", "fits": rows}
+    return {"lane": lane, "way": way, "fits": rows}
 
 
 def cells(row):
-    """Memory after the tenth fit, at the end, and its growth, and the traces."""
+    """Memory after the tenth fit, at the end, and its growth."""
     fits = {int(fit): found for fit, found in row["fits"].items()}
     first, last = fits[10], fits[max(fits)]
-    found = [row["lane"], row["way"], str(max(fits))]
-    for kind in ("resident", "in_use"):
+
+    def grown(kind, show):
         a, b = first[kind], last[kind]
-        if a is None:
-            found.append("-")
-            continue
-        found.append(f"{a / 2**20:.1f} to {b / 2**20:.1f} ({b / a - 1:+.2%})")
-    return [*found, f"{first['traces']} to {last['traces']}"]
+        return "-" if a is None else f"{show(a)} to {show(b)} ({b / a - 1:+.2%})"
+
+    return [
+        row["lane"],
+        row["way"],
+        str(max(fits)),
+        grown("resident", lambda size: f"{size / 2**20:.1f}"),
+        grown("in_use", lambda size: f"{size / 2**20:.1f}"),
+        grown("blocks", lambda count: f"{count / 1e3:.0f}"),
+        f"{first['traces']} to {last['traces']}",
+    ]
+
+
+HEAD = (
+    "lane",
+    "way",
+    "fits",
+    "resident, MiB",
+    "C heap in use, MiB",
+    "Python's heap, 1,000 blocks",
+    "living traces",
+)
 
 
 def table(folder):
     """The table of the documentation."""
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    head = ["lane", "way", "fits", "resident, MiB", "heap in use, MiB", "living traces"]
-    body = [head, ["---"] * len(head), *map(cells, rows)]
+    body = [HEAD, ["---"] * len(HEAD), *map(cells, rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in body)
 
 
@@ -124,6 +158,7 @@ def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("fits", type=int, nargs="?", default=200)
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--uncollected", action="store_true")
     parser.add_argument("--write", type=Path)
     parser.add_argument("--table", type=Path)
     options = parser.parse_args(arguments)
@@ -132,7 +167,8 @@ def main(arguments):
         return
     if options.fits < 10:
         parser.error(f"fits must be at least 10. Received: {options.fits}")
-    row = measure(options.fits, options.plain)
+    way = "by hand" if options.plain else "callbacks"
+    row = measure(options.fits, way + (", uncollected" * options.uncollected))
     print(cells(row))
     if options.write:
         options.write.mkdir(parents=True, exist_ok=True)
