@@ -193,15 +193,24 @@ class Lane:
 # --- the parts ------------------------------------------------------------------------
 
 
+def in_turns(work, turns, repetitions):
+    """A row for each way in each lane, again and again, to and fro."""
+    rows = []
+    for repetition in range(repetitions):
+        for lane, way in turns if repetition % 2 else reversed(turns):
+            print(f"{work} {repetition}: {lane.name}, {way}", flush=True)
+            row = {"lane": lane.name, "way": way, "repetition": repetition}
+            rows.append(row | lane.run(work, way))
+    return rows
+
+
+def on_tensorflow(lanes):
+    return [lane for lane in lanes if lane.has.get("backend") == "tensorflow"]
+
+
 def measure_cost(lanes, options):
     turns = [(lane, way) for lane in lanes for way in lane.ways()]
-    rows = []
-    for repetition in range(options.repetitions):
-        for lane, way in turns if repetition % 2 else reversed(turns):
-            print(f"cost {repetition}: {lane.name}, {way}", flush=True)
-            row = {"lane": lane.name, "way": way, "repetition": repetition}
-            rows.append(row | lane.run("cost", way))
-    return rows
+    return in_turns("cost", turns, options.repetitions)
 
 
 def measure_breaks(lanes, options):
@@ -229,23 +238,12 @@ def measure_quality(lanes, options):
 
 
 def measure_prediction(lanes, options):
-    lanes = [lane for lane in lanes if lane.has.get("backend") == "tensorflow"]
-    turns = [(lane, way) for lane in lanes for way in PREDICTION]
-    rows = []
-    for repetition in range(options.repetitions):
-        for lane, way in turns if repetition % 2 else reversed(turns):
-            print(f"prediction {repetition}: {lane.name}, {way}", flush=True)
-            row = {"lane": lane.name, "way": way, "repetition": repetition}
-            rows.append(row | lane.run("prediction", way))
-    return rows
+    turns = [(lane, way) for lane in on_tensorflow(lanes) for way in PREDICTION]
+    return in_turns("prediction", turns, options.repetitions)
 
 
 def measure_norms(lanes, options):
-    return {
-        lane.name: lane.run("norms")
-        for lane in lanes
-        if lane.has.get("backend") == "tensorflow"
-    }
+    return {lane.name: lane.run("norms") for lane in on_tensorflow(lanes)}
 
 
 PARTS = {
