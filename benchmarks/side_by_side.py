@@ -393,10 +393,13 @@ def prediction_table(results):
     for row in results["prediction"]:
         grouped[row["lane"], row["way"]][row["repetition"]] = row
     rows = []
-    for (lane, way), found in sorted(grouped.items(), key=lambda item: item[0][0]):
+    order = PREDICTION.index
+    for lane, way in sorted(grouped, key=lambda key: (key[0], order(key[1]))):
+        found = grouped[lane, way]
         said = {row["raises"] for row in found.values() if "raises" in row}
         if said:
-            rows.append([lane, way, f"raises `{said.pop()}`", "-", "-", "-"])
+            text = said.pop().replace("`", "")
+            rows.append([lane, way, f"`raises {text}`", "-", "-", "-"])
             continue
         base = grouped[lane, PREDICTION[0]]
         cells = []
