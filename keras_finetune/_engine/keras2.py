@@ -161,7 +161,7 @@ def _save_only(
         ever: Those that have slots; if empty, only those that train.
     """
 
-    def save_own_variables(optimizer: Any, store: Any) -> None:
+    def saved(optimizer: Any) -> list[Any]:
         trains = {_key(v) for v in now}
         slots = _slot_lists(holder, len(holder._index_dict)).values()
         waiting = {
@@ -170,15 +170,24 @@ def _save_only(
             for values in slots
             if key not in trains
         }
-        saved = [v for v in optimizer.variables if id(v) not in waiting]
-        for i, variable in enumerate(saved):
+        return [v for v in optimizer.variables if id(v) not in waiting]
+
+    def save_own_variables(optimizer: Any, store: Any) -> None:
+        for i, variable in enumerate(saved(optimizer)):
             store[str(i)] = variable.numpy()
 
     for optimizer in optimizers:
         optimizer.__dict__.pop("save_own_variables", None)
         if ever:
-            save = functools.partial(save_own_variables, optimizer)
+            save: Any = functools.partial(save_own_variables, optimizer)
+            save.variables = functools.partial(saved, optimizer)
             optimizer.__dict__["save_own_variables"] = save
+
+
+def in_file(optimizer: Any) -> list[Any]:
+    """The variables of an optimizer that a file of now would hold."""
+    save = optimizer.__dict__.get("save_own_variables")
+    return list(optimizer.variables if save is None else save.variables())
 
 
 def _adopt_new_style(
@@ -588,6 +597,18 @@ def make_room(model: Any, variables: Sequence[Any]) -> None:
 
 
 def load_patch(optimizer: Any, prepare: Callable[[int], None]) -> Patch | None:
-    """Checkpoints of Keras 2 do not depend on the stage: nothing to do."""
-    del optimizer, prepare
-    return None
+    """A patch that calls `prepare(count)` before `count` variables are loaded.
+
+    From files only: checkpoints of Keras 2 do not depend on the stage.
+    """
+    if _is_legacy(leaves(optimizer)[0]):
+        return None  # files do not hold its state
+
+    def load_own_variables(store: Any) -> None:
+        if not len(store.keys()):
+            return  # a file of weights only
+        prepare(len(store.keys()))
+        for i, variable in enumerate(in_file(optimizer)):
+            variable.assign(store[str(i)])
+
+    return Patch(optimizer, "load_own_variables", load_own_variables)

@@ -547,12 +547,18 @@ def make_room(model: Any, variables: Sequence[Any]) -> None:
     del model, variables
 
 
+def in_file(optimizer: Any) -> list[Any]:
+    """The variables of an optimizer that a file of now would hold."""
+    return list(optimizer.variables)
+
+
 def load_patch(optimizer: Any, prepare: Callable[[int], None]) -> Patch | None:
     """A patch that calls `prepare(count)` before `count` variables are loaded."""
     load = optimizer.load_own_variables
 
     def load_own_variables(store: Any) -> None:
-        prepare(len(store.keys()))
+        if len(store.keys()):  # else it is a file of weights only
+            prepare(len(store.keys()))
         load(store)
 
     return Patch(optimizer, "load_own_variables", load_own_variables)

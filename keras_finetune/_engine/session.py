@@ -349,7 +349,7 @@ def steps_taken(model: Any) -> int:
 
 def optimizer_size(model: Any) -> int:
     """The number of variables that a file holds of the optimizer."""
-    return len(model.optimizer.variables)
+    return len(world.in_file(model.optimizer))
 
 
 def epoch_of_checkpoint(model: Any) -> int | None:

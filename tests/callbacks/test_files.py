@@ -77,7 +77,6 @@ def test_files_of_every_stage_load_in_plain_keras_with_optimizer_state(tmp_path)
                     assert any(np.array_equal(value, v) for v in found), name
 
 
-@pytest.mark.keras3
 def test_a_file_loaded_as_fit_begins_leads_to_its_stage(tmp_path):
     whole, _ = in_every_stage(tmp_path)
     for order in (1, -1):
@@ -98,6 +97,19 @@ def test_a_file_loaded_as_fit_begins_leads_to_its_stage(tmp_path):
         assert reference.difference(one, other) == 0
         one, other = reference.optimizer_state(model), reference.optimizer_state(whole)
         assert reference.difference(one, other) == 0
+
+
+def test_a_file_without_an_optimizer_is_loaded_as_ever(tmp_path):
+    source = reference.make_model()
+    source.set_weights([value + 1 for value in source.get_weights()])
+    source.save_weights(tmp_path / "plain.weights.h5")
+    model = reference.compile_model(reference.make_model(), keras.optimizers.Adam(0.0))
+    load = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: model.load_weights(tmp_path / "plain.weights.h5")
+    )
+    reference.fit(model, DATA, epochs=3, callbacks=[load, GradualUnfreeze(GROUPS)])
+    one, other = reference.weights(model), reference.weights(source)
+    assert reference.difference(one, other) == 0
 
 
 @pytest.mark.backend("tensorflow")
