@@ -603,12 +603,17 @@ def load_patch(optimizer: Any, prepare: Callable[[int], None]) -> Patch | None:
     """
     if _is_legacy(leaves(optimizer)[0]):
         return None  # files do not hold its state
+    load = optimizer.load_own_variables
 
     def load_own_variables(store: Any) -> None:
-        if not len(store.keys()):
-            return  # a file of weights only
-        prepare(len(store.keys()))
-        for i, variable in enumerate(in_file(optimizer)):
+        count = len(store.keys())
+        if count:  # else it is a file of weights only
+            prepare(count)
+        variables = in_file(optimizer)
+        if len(variables) != count:
+            load(store)  # Keras says what it leaves out
+            return
+        for i, variable in enumerate(variables):
             variable.assign(store[str(i)])
 
     return Patch(optimizer, "load_own_variables", load_own_variables)
