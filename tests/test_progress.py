@@ -1,0 +1,73 @@
+"""Where a schedule of stages stands, without any Keras."""
+
+import json
+
+import pytest
+
+from keras_finetune._progress import Progress
+
+
+def by_metric(**arguments):
+    arguments = {"every": None, "mode": "min", "min_delta": 0.0, **arguments}
+    return Progress(monitor="loss", patience=1, **arguments)
+
+
+def run(progress, losses, first=0, last=2):
+    """The stages of some epochs, as the callback goes through them."""
+    stages = []
+    for epoch, loss in enumerate(losses, start=first):
+        before = progress.stage_before(None, last)
+        stage = progress.stage_at(epoch, before, last)
+        progress.enter(stage)
+        if stage != before:
+            progress.add({"epoch": epoch, "stage": stage})
+        progress.observe(epoch, {"loss": loss}, bool)
+        stages.append(stage)
+    return stages
+
+
+def test_by_the_calendar():
+    progress = Progress([1, 4], None, "auto", 0.0, None)
+    assert run(progress, [0.0] * 6) == [0, 1, 1, 1, 2, 2]
+    assert [entry["epoch"] for entry in progress.history] == [0, 1, 4]
+
+
+def test_by_a_metric():
+    assert run(by_metric(), [3, 2, 2, 1, 1, 0]) == [0, 0, 0, 1, 1, 2]
+
+
+def test_a_metric_that_never_stalls_has_a_limit():
+    assert run(by_metric(every=2), [5, 4, 3, 2, 1, 0]) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("killed", range(1, 6))
+def test_what_json_kept_goes_on_as_if_nothing_had_happened(killed):
+    losses = [3, 2, 2, 1, 1, 0]
+    progress = by_metric()
+    before = run(progress, losses[:killed])
+    resumed = by_metric()
+    resumed.restore(json.loads(json.dumps(progress.state())))
+    after = run(resumed, losses[killed:], first=killed)
+    assert before + after == run(by_metric(), losses)
+
+
+def test_an_epoch_is_observed_once():
+    progress = by_metric()
+    run(progress, [3])
+    for _ in range(3):
+        progress.observe(1, {"loss": 3}, bool)
+    assert progress.state()["wait"] == 1
+
+
+def test_epochs_that_run_again_are_forgotten():
+    progress = Progress(1, None, "auto", 0.0, None)
+    history = progress.history
+    run(progress, [0.0] * 3)
+    progress.begin_fit()
+    progress.forget_from(1)
+    assert [entry["epoch"] for entry in history] == [0]
+    assert progress.stage_before(None, 2) == 0
+    progress.forget_from(0)
+    assert history == []
+    assert progress.stage_before(None, 2) is None
+    assert progress.stage_before(1, 2) == 1  # a checkpoint tells
