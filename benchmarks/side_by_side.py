@@ -5,11 +5,11 @@
     python benchmarks/side_by_side.py --parts render
 
 `--python` names an interpreter, with `KERAS_BACKEND` before it where it matters; each
-one runs what it can import, and what nobody can import is said. Every measurement of
-cost has a process of its own; in a repetition all ways run one after the other, in turn
-from the first and from the last, so that a busy machine slows all of them. MNIST comes
-from the folder in `KERAS_FINETUNE_DATA` (see `_data.py`); without it, the digits of
-scikit-learn are what is left.
+one runs what it can import, and an error takes the place of a figure. Every measurement
+of cost has a process of its own; in a repetition all ways run one after the other, in
+turn from the first and from the last, so that a busy machine slows all of them. MNIST
+comes from the folder in `KERAS_FINETUNE_DATA` (see `_data.py`); without it, the digits
+of scikit-learn are what is left.
 
 Results are kept in results/side_by_side.json, part by part; the tables of
 docs/side_by_side.md and its figure are written from there.
@@ -31,6 +31,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "side_by_side.json"
+STEPS = HERE / "results" / "callbacks.txt"
 PAGE = HERE.parent / "docs" / "side_by_side.md"
 FIGURE = HERE.parent / "docs" / "images" / "side_by_side.png"
 PREDICTION = (
@@ -160,7 +161,7 @@ class Lane:
         self.name = self.has["versions"] or "nothing"
 
     def run(self, work, *arguments):
-        """What a process of its own returns, or None with its last words printed."""
+        """What a process of its own returns; its last words are in the error."""
         command = [self.python, str(HERE / "side_by_side.py"), "--work", work]
         # uncertainty-wizard leaves files where it runs.
         with (
@@ -388,6 +389,26 @@ def arms_table(results, title, cell, leave_out=None):
     return table([title, *tasks], rows)
 
 
+def by_rate_table(results):
+    """What the search for a rate saw: the test accuracy at every rate."""
+    found = defaultdict(list)
+    for task, arm, rate, _, _, test in results["quality"]:
+        found[arm, rate, task].append(test)
+    tasks = list(dict.fromkeys(task for _, _, task in found))
+    rows = []
+    for arm in ("full", "+ both"):
+        for rate in dict.fromkeys(rate for a, rate, _ in found if a == arm):
+            means = [mean_and_error(found[arm, rate, task])[0] for task in tasks]
+            rows.append([arm, f"{rate:g}", *(f"{mean:.1f}" for mean in means)])
+    return table(["arm", "base rate", *tasks], rows)
+
+
+def steps_text(results):
+    """What `callbacks.py` printed."""
+    del results
+    return f"```console\n{STEPS.read_text(encoding='utf-8').strip()}\n```"
+
+
 def prediction_table(results):
     grouped = defaultdict(dict)
     for row in results["prediction"]:
@@ -422,7 +443,7 @@ def norms_table(results):
     for lane, found in results["norms"].items():
         rows.append([lane, "`WeightNormLogger`", f"{1e3 * found['pass']:.1f}"])
         said = f"{1e3 * found['eager loop']:.1f} (x{found['eager loop / pass']:.1f})"
-        rows.append([lane, "the seed's eager loop", said])
+        rows.append([lane, "an eager loop over the weights", said])
     return table(["lane", "way", "ms"], rows)
 
 
@@ -456,6 +477,8 @@ def draw(results):
 TABLES = {
     "quality": quality_table,
     "difference": difference_table,
+    "by rate": by_rate_table,
+    "steps": steps_text,
     "cost": cost_table,
     "breaks": breaks_table,
     "prediction": prediction_table,
@@ -463,7 +486,7 @@ TABLES = {
 }
 
 
-NEEDS = {"difference": "quality"}
+NEEDS = {"difference": "quality", "by rate": "quality", "steps": "cost"}
 
 
 def render(results):

@@ -89,12 +89,12 @@ def by_hand(model, data):
         model.fit(*data, verbose=0)
 
 
-def measure(fits, way):
+def measure(fits, plain, uncollected):
     import numpy as np
 
     from keras_finetune._engine import backend, keras
 
-    fit = by_hand if "by hand" in way else ours
+    fit, way = (by_hand, "by hand") if plain else (ours, "callbacks")
     dense = [keras.layers.Dense(8, name=name) for name in NAMES]
     model = keras.Sequential([keras.Input((8,)), *dense])
     model.compile("adam", "mse")
@@ -102,7 +102,7 @@ def measure(fits, way):
     rows = {}
     for count in range(1, fits + 1):
         fit(model, data)
-        if "uncollected" not in way:
+        if not uncollected:
             collect()
         if count == 10 or count % 50 == 0 or count == fits:
             rows[count] = {
@@ -113,6 +113,7 @@ def measure(fits, way):
             }
             print(count, rows[count], flush=True)
     lane = f"{keras.__name__} {keras.__version__}, {backend()}"
+    way += ", uncollected" if uncollected else ""
     return {"lane": lane, "way": way, "fits": rows}
 
 
@@ -167,8 +168,7 @@ def main(arguments):
         return
     if options.fits < 10:
         parser.error(f"fits must be at least 10. Received: {options.fits}")
-    way = "by hand" if options.plain else "callbacks"
-    row = measure(options.fits, way + (", uncollected" * options.uncollected))
+    row = measure(options.fits, options.plain, options.uncollected)
     print(cells(row))
     if options.write:
         options.write.mkdir(parents=True, exist_ok=True)

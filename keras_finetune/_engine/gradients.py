@@ -15,7 +15,7 @@ def forgotten() -> Iterator[None]:
 
     Keras's step sums gradients over replicas (also over one), and TensorFlow registers
     the gradient of that sum under a new name for ever, and with it the whole graph:
-    a megabyte a trace. Nobody differentiates a finished training step.
+    megabytes a trace. Nobody differentiates a finished training step.
     """
     from tensorflow.python.framework import ops
 

@@ -99,7 +99,6 @@ class GradualUnfreeze(keras.callbacks.Callback):
         self.min_delta = _checks.number("min_delta", min_delta, 0.0)
         self.patience = patience
         self._progress = Progress(every, monitor, mode, self.min_delta, patience)
-        self.every = self._progress.every
         self.learning_rate_factor = _checks.number(
             "learning_rate_factor", learning_rate_factor, 0.0, exclusive=True
         )
@@ -117,6 +116,11 @@ class GradualUnfreeze(keras.callbacks.Callback):
         self._saved_epoch: int | None = None
         self._backups: Backups | None = None
         self._hook: session.LoadHook | None = None
+
+    @property
+    def every(self) -> Any:
+        """The epochs a stage takes, or those at which stages start."""
+        return self._progress.every
 
     @property
     def history(self) -> list[dict[str, Any]]:

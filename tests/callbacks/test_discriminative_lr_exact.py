@@ -295,7 +295,8 @@ def test_equals_numpy(name):
 MODES = {"jit": {"jit_compile": True}, "steps": {"steps_per_execution": 4}}
 
 
-@pytest.mark.parametrize("mode", MODES if backend() != "torch" else ())
+@pytest.mark.backend("tensorflow", "jax")  # torch.compile: tests/_engine/test_torch.py
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["adamw", *(["legacy_adam"] if not KERAS_3 else [])])
 def test_compiled_in_every_mode(mode, name):
     model = ours(EVERY[name](), compile_args=MODES[mode])
