@@ -297,6 +297,11 @@ def scope(model: Any) -> AbstractContextManager[Any]:
     return manager
 
 
+def free_from_threads(callbacks: Any) -> None:
+    """Keras 2 hands its list of callbacks to no thread."""
+    del callbacks
+
+
 # --- flags -----------------------------------------------------------------------
 
 

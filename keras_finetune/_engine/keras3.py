@@ -9,9 +9,12 @@ files saved in any stage all agree.
 
 from __future__ import annotations
 
+import copy
 import functools
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MethodType
 from typing import Any
 
 from keras.src.utils.tracking import DotNotTrackScope
@@ -283,6 +286,23 @@ def scope(model: Any) -> AbstractContextManager[Any]:
     """The distribution scope in which the model's variables are made."""
     strategy = getattr(model, "distribute_strategy", None)
     return nullcontext() if strategy is None else strategy.scope()
+
+
+def free_from_threads(callbacks: Any) -> None:
+    """Lets a `CallbackList` end with its `fit`, not with the last thread that holds it.
+
+    On JAX and PyTorch Keras hands the list's own methods to threads, where what follows
+    a batch is called. They get those of a copy, with the same callbacks in it.
+    """
+    if "_async_dispatch" in vars(callbacks):
+        return
+    copied = copy.copy(callbacks)
+    of_keras, listed = type(callbacks)._async_dispatch, weakref.ref(callbacks)
+
+    def dispatch(method: Any, *args: Any) -> None:
+        of_keras(listed(), MethodType(method.__func__, copied), *args)
+
+    callbacks.__dict__["_async_dispatch"] = dispatch
 
 
 # --- flags -----------------------------------------------------------------------

@@ -95,6 +95,7 @@ class Session:
         frame = fit_frame(model)
         callbacks = frame.f_locals.get("callbacks") if frame is not None else None
         if isinstance(callbacks, keras.callbacks.CallbackList):
+            world.free_from_threads(callbacks)
             weakref.finalize(callbacks, self.close).atexit = False
 
     # --- what callbacks ask for --------------------------------------------------

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import pytest
@@ -284,6 +285,32 @@ def test_nothing_is_left(where, tmp_path):
         for a, b in zip(model.get_weights(), other.get_weights()):
             assert np.array_equal(a, b)
     assert set(vars(model)) == of_model
+
+
+def test_nothing_is_left_while_a_thread_of_keras_still_runs():
+    """JAX and PyTorch: what follows a batch is called in threads, which hold the list.
+
+    One that was still at work when `fit` failed kept the rates on the model, and took
+    them off later, whatever the model was doing then.
+    """
+
+    class Slow(keras.callbacks.Callback):
+        async_safe = True
+        is_released = threading.Event()
+
+        def on_train_batch_end(self, batch, logs=None):
+            if threading.current_thread() is not threading.main_thread():
+                self.is_released.wait(60)
+
+    model = compiled()
+    reference.fit(model, DATA)
+    count = len(model.trainable_variables)
+    try:
+        FAILURES["data"](model, [DiscriminativeLR(multipliers=MULTIPLIERS), Slow()])
+        assert "make_train_function" not in vars(model)
+        assert len(model.trainable_variables) == count
+    finally:
+        Slow.is_released.set()
 
 
 def test_train_on_batch_first_after_an_interruption_is_plain():
