@@ -379,21 +379,23 @@ class LoadHook:
     """Prepares a model's optimizer for files that were saved while we were at work.
 
     `BackupAndRestore` loads in `on_train_begin`, before or after ours; Keras skips an
-    optimizer file that does not fit the optimizer as it stands. The hook is there from
+    optimizer file that does not fit the optimizer as it stands. The hook waits from
     `set_model`, which all callbacks receive before any of them begins.
 
     Args:
-        model: The model.
         prepare: Called with the number of variables in the file.
         last: Whether to ask this hook after all others.
     """
 
-    def __init__(
-        self, model: Any, prepare: Callable[[int], None], *, last: bool = False
-    ) -> None:
-        self._optimizer = getattr(model, "optimizer", None)
+    def __init__(self, prepare: Callable[[int], None], *, last: bool = False) -> None:
         self._prepare = prepare
         self._last = last
+        self._optimizer: Any = None
+
+    def wait(self, model: Any) -> None:
+        """Waits for a file to be loaded into the optimizer of this model."""
+        self.remove()
+        self._optimizer = getattr(model, "optimizer", None)
         if self._optimizer is None:
             return
         present = self._optimizer.__dict__.get("load_own_variables")
@@ -409,8 +411,9 @@ class LoadHook:
         hooks.sort(key=lambda hook: hook._last)
 
     def remove(self) -> None:
-        """Takes the hook off."""
+        """Waits no longer."""
         attributes = getattr(self._optimizer, "__dict__", {})
+        self._optimizer = None
         present = attributes.get("load_own_variables")
         hooks = getattr(present, "hooks", [])
         if self in hooks:

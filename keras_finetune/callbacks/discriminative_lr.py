@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable
 from typing import Any
 
-from keras_finetune import _checks, _schedules
+from keras_finetune import _checks, _factors
 from keras_finetune._engine import keras, session
-from keras_finetune._engine.structure import all_layers, variable_key, variable_path
+from keras_finetune._engine.structure import variable_key, variable_path
 from keras_finetune.layer_groups import LayerGroup, LayerGroups, layer_groups
 
 _DECAY = 2.6
@@ -70,8 +69,8 @@ class DiscriminativeLR(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.decay = _checks.number("decay", decay, 0.0, exclusive=True)
-        self.multipliers = _check_multipliers(multipliers)
-        self.bounds = _check_bounds(bounds)
+        self.multipliers = _factors.check_multipliers(multipliers)
+        self.bounds = _factors.check_bounds(bounds)
         self.groups = groups
         self.log = _checks.choice("log", log, (True, False))
         given = {
@@ -87,12 +86,12 @@ class DiscriminativeLR(keras.callbacks.Callback):
             )
         self._groups: LayerGroups | None = None
         self._still: set[Hashable] = set()
-        self._hook: session.LoadHook | None = None
+        self._hook = session.LoadHook(self._fit_file)
 
     def factors(self, model: Any) -> dict[str, float]:
         """The factor of each variable of a model, by its path."""
         groups = layer_groups(model, self.groups)
-        factors = self._factors(model, groups)
+        factors = self._by_variable(model, groups)
         return {
             variable_path(v): factors[variable_key(v)]
             for group in groups
@@ -101,8 +100,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
-        self._unhook()
-        self._hook = session.LoadHook(model, self._fit_file)
+        self._hook.wait(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         model = self.model
@@ -110,7 +108,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
             session.check(model, scale=True)
             self._begin()
         except BaseException:
-            self._unhook()
+            self._hook.remove()
             raise
         session.warn_inexact(model)
         if self.bounds is not None and session.steps_taken(model) == 0:
@@ -118,7 +116,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
             session.set_learning_rate(model, lambda rate: high)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._unhook()
+        self._hook.remove()
         session.join(self.model).begin()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -132,7 +130,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
     def _begin(self) -> session.Session:
         model = self.model
         self._groups = layer_groups(model, self.groups)
-        factors = self._factors(model, self._groups)
+        factors = self._by_variable(model, self._groups)
         running = session.join(model)
         running.enter(self)
         running.scale(self, {k: f for k, f in factors.items() if f not in (0.0, 1.0)})
@@ -144,11 +142,6 @@ class DiscriminativeLR(keras.callbacks.Callback):
         """Makes the optimizer fit a file that was saved beside factors of 0."""
         self._begin().apply()
 
-    def _unhook(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-
     def _rate(self, group: LayerGroup) -> float:
         running = session.join(self.model)
         trains = {variable_key(v) for v in self.model.trainable_variables} - self._still
@@ -159,121 +152,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
         ]
         return max(rates, default=0.0)
 
-    def _factors(self, model: Any, groups: LayerGroups) -> dict[Hashable, float]:
-        """The factor of every weight of the model, by `variable_key`."""
-        given = self.multipliers
-        if isinstance(given, Mapping):
-            chosen = _by_name(model, groups, given)
-        elif callable(given):
-            chosen = {variable_key(v): _factor(given(v)) for v in model.weights}
-        else:
-            n = len(groups)
-            if given is None and self.bounds is not None:
-                given = _schedules.geometric(*self.bounds, n)
-            elif given is None:
-                given = self._powers(n)
-            if len(given) != n:
-                raise ValueError(
-                    f"Argument `multipliers` must have one factor for each of the {n} "
-                    f"groups {groups.names}. Received: multipliers={given!r}"
-                )
-            chosen = {
-                variable_key(v): factor
-                for group, factor in zip(groups, given, strict=True)
-                for v in group.variables
-            }
-        return {
-            variable_key(v): chosen.get(variable_key(v), 1.0) for v in model.weights
-        }
-
-    def _powers(self, n: int) -> list[float]:
-        try:
-            return _schedules.powers(self.decay, n)
-        except OverflowError:
-            raise ValueError(
-                f"Argument `decay` must have finite powers up to {n - 1}, for {n} "
-                f"groups. Received: decay={self.decay!r}"
-            ) from None
-
-
-def _by_name(
-    model: Any, groups: LayerGroups, given: Mapping[str, float]
-) -> dict[Hashable, float]:
-    names: dict[Hashable, set[str]] = {}
-    for group in groups:
-        for variable in group.variables:
-            names.setdefault(variable_key(variable), set()).add(group.name)
-    for layer in all_layers(model):
-        for variable in layer.weights:
-            names.setdefault(variable_key(variable), set()).add(layer.name)
-    chosen: dict[Hashable, float] = {}
-    used: set[str] = set()
-    for variable in model.weights:
-        key, path = variable_key(variable), variable_path(variable)
-        matches = [
-            name for name in given if name in names[key] or re.search(name, path)
-        ]
-        used.update(matches)
-        if matches:
-            chosen[key] = given[max(matches, key=len)]
-    unused = [name for name in given if name not in used]
-    if unused:
-        raise ValueError(
-            "Argument `multipliers` must have names of layers or groups, or regular "
-            f"expressions on paths of variables, as keys. Received: {unused}, which "
-            f"match nothing among the groups {groups.names} and the variables of "
-            f"{model.name!r}"
+    def _by_variable(self, model: Any, groups: LayerGroups) -> dict[Hashable, float]:
+        return _factors.by_variable(
+            model, groups, self.decay, self.multipliers, self.bounds
         )
-    return chosen
-
-
-def _factor(value: Any) -> float:
-    return _checks.number("multipliers", value, 0.0)
-
-
-def _check_multipliers(
-    value: Any,
-) -> list[float] | dict[str, float] | Callable[[Any], float] | None:
-    if value is None:
-        return None
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(
-                    "Argument `multipliers` must have strings as keys. "
-                    f"Received: {key!r}"
-                )
-            try:
-                re.compile(key)
-            except re.error as error:
-                raise ValueError(
-                    "Argument `multipliers` must have names or regular expressions as "
-                    f"keys. Received: {key!r} ({error})"
-                ) from None
-        return {key: _factor(factor) for key, factor in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_factor(factor) for factor in value]
-    if callable(value):
-        function: Callable[[Any], float] = value
-        return function
-    raise TypeError(
-        "Argument `multipliers` must be a list, a dictionary, a callable or `None`. "
-        f"Received: multipliers={value!r}"
-    )
-
-
-def _check_bounds(value: Any) -> tuple[float, float] | None:
-    if value is None:
-        return None
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(
-            "Argument `bounds` must be a pair `(low, high)`. "
-            f"Received: bounds={value!r}"
-        )
-    low, high = (_checks.number("bounds", x, 0.0, exclusive=True) for x in value)
-    if low > high:
-        raise ValueError(
-            "Argument `bounds` must be `(low, high)` with low <= high. "
-            f"Received: bounds={value!r}"
-        )
-    return low, high

@@ -115,7 +115,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
         self._entered = False
         self._saved_epoch: int | None = None
         self._backups: Backups | None = None
-        self._hook: session.LoadHook | None = None
+        self._hook = session.LoadHook(self._enter_stage_of_file, last=True)
 
     @property
     def every(self) -> Any:
@@ -153,13 +153,13 @@ class GradualUnfreeze(keras.callbacks.Callback):
         super().set_model(model)
         self._progress.begin_fit()
         self._stages, self._entered = None, False
-        self._unhook()
+        self._hook.remove()
         self._backups = Backups(model, "GradualUnfreeze", self._state, self._observe)
         self._check_settings(self._backups.latest())
         if resumes(model):
             session.make_room(model, self._prepare().variables(self._prepare().last))
         self._backups.hook()
-        self._hook = session.LoadHook(model, self._enter_stage_of_file, last=True)
+        self._hook.wait(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         stages = self._prepare()
@@ -175,7 +175,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # The first stage is entered here and not in `on_train_begin`: only now it is
         # known in which epoch a resumed run starts.
-        self._unhook()
+        self._hook.remove()
         begins, progress = not self._entered, self._progress
         if begins and not self._restore():
             progress.forget_from(epoch)
@@ -199,7 +199,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
         self._progress.observe(epoch, logs or {}, workers.agreed)
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._unhook()
+        self._hook.remove()
         session.join(self.model).leave(self)
 
     # --- stages ------------------------------------------------------------------
@@ -322,9 +322,3 @@ class GradualUnfreeze(keras.callbacks.Callback):
             f"{[[g.name for g in stages.trained(s)] for s in range(stages.last + 1)]}, "
             f"that is {counts} variables. Received: {count} variables"
         )
-
-    def _unhook(self) -> None:
-        """Stops waiting for a file to be loaded."""
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None

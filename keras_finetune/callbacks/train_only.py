@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 from keras_finetune._engine import keras, session
 from keras_finetune._engine.structure import variable_path
+from keras_finetune._selection import selector
 
 _BIASES = ("bias", "beta")
 
@@ -46,8 +46,12 @@ class TrainOnly(keras.callbacks.Callback):
     def __init__(self, select: str | Callable[[Any], bool]) -> None:
         super().__init__()
         self.select = select
-        self._selects = _make_test(select)
-        self._hook: session.LoadHook | None = None
+        self._selects = (
+            _is_bias
+            if select == "bias"
+            else selector(select, "'bias', a regular expression or a callable")
+        )
+        self._hook = session.LoadHook(self._fit_file)
 
     def selected(self, model: Any) -> list[Any]:
         """The variables of a model that are selected; an error if none is.
@@ -67,15 +71,14 @@ class TrainOnly(keras.callbacks.Callback):
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
-        self._unhook()
-        self._hook = session.LoadHook(model, lambda count: self._begin().apply())
+        self._hook.wait(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         session.check(self.model)
         self._begin()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._unhook()
+        self._hook.remove()
         session.join(self.model).begin()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -88,27 +91,10 @@ class TrainOnly(keras.callbacks.Callback):
         running.hide(self, [v for v in self.model.weights if id(v) not in chosen])
         return running
 
-    def _unhook(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+    def _fit_file(self, count: int) -> None:
+        """Makes the optimizer fit a file that was saved beside this selection."""
+        self._begin().apply()
 
 
-def _make_test(select: Any) -> Callable[[Any], bool]:
-    if select == "bias":
-        return lambda v: variable_path(v).rsplit("/", 1)[-1] in _BIASES
-    if isinstance(select, str):
-        try:
-            pattern = re.compile(select)
-        except re.error as error:
-            raise ValueError(
-                "Argument `select` must be 'bias', a regular expression or a callable. "
-                f"Received: select={select!r} ({error})"
-            ) from None
-        return lambda v: pattern.search(variable_path(v)) is not None
-    if callable(select):
-        return lambda v: bool(select(v))
-    raise TypeError(
-        "Argument `select` must be 'bias', a regular expression or a callable. "
-        f"Received: select={select!r}"
-    )
+def _is_bias(variable: Any) -> bool:
+    return variable_path(variable).rsplit("/", 1)[-1] in _BIASES

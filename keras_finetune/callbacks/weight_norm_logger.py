@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
-import re
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from keras_finetune import _checks
@@ -20,6 +18,8 @@ from keras_finetune._engine import (
     workers,
 )
 from keras_finetune._engine.structure import variable_key, variable_path
+from keras_finetune._parts import parts
+from keras_finetune._selection import selector
 from keras_finetune.layer_groups import layer_groups
 
 
@@ -122,7 +122,10 @@ class WeightNormLogger(keras.callbacks.Callback):
             frequency = _checks.integer("frequency", frequency, 1)
         self.frequency: Any = frequency
         self.select = select
-        self._selects = _predicate(select)
+        self._selects: Callable[[Any], bool] = _is_any
+        if select is not None:
+            expected = "a regular expression, a callable or None"
+            self._selects = selector(select, expected)
         for name, value in (("updates", updates), ("distance", distance)):
             if not isinstance(value, bool):
                 raise TypeError(
@@ -250,7 +253,7 @@ class WeightNormLogger(keras.callbacks.Callback):
 
     def _counts(self, variable: Any) -> bool:
         is_measured = self.order != "spectral" or len(variable.shape) > 1
-        return is_measured and bool(self._selects(variable))
+        return is_measured and self._selects(variable)
 
     def _find_parts(self) -> None:
         """Finds the weights that may ever train, and which parts they make."""
@@ -266,31 +269,9 @@ class WeightNormLogger(keras.callbacks.Callback):
                 f"norm) of the model, whose first weights are {paths}. "
                 f"Received: select={self.select!r}"
             )
-        self._parts = {"": [variable_key(v) for v in weights]}
-        rest = set(self._parts[""])
-        paths_of: list[tuple[list[str], list[Hashable]]] = []
-        for path, variables in self._split(weights, groups):
-            own = [key for key in map(variable_key, variables) if key in rest]
-            rest.difference_update(own)  # a shared weight is of the first that has it
-            if own:
-                paths_of.append((path, own))
-        names = _distinct([path for path, _ in paths_of])
-        self._parts |= {
-            f"/{name}": own for name, (_, own) in zip(names, paths_of, strict=True)
-        }
-
-    def _split(
-        self, weights: list[Any], groups: Any
-    ) -> Iterator[tuple[list[str], Any]]:
-        """The parts of the model, each by its path and its weights."""
-        if self.by == "variable":
-            own = f"{self.model.name}/"  # Keras 3 puts it before some paths
-            yield from (([variable_path(v).removeprefix(own)], [v]) for v in weights)
-        elif self.by == "group":
-            for group in groups or ():
-                yield [group.name], group.variables
-        elif self.by == "layer":
-            yield from _layers(self.model, [])
+        keys = [variable_key(v) for v in weights]
+        named = parts(self.model, weights, self.by, groups)
+        self._parts = {"": keys, **{f"/{name}": own for name, own in named.items()}}
 
     def _close(self) -> None:
         if self._writer is not None:
@@ -298,46 +279,8 @@ class WeightNormLogger(keras.callbacks.Callback):
             self._writer = None
 
 
-def _predicate(select: Any) -> Callable[[Any], bool]:
-    if select is None:
-        return lambda variable: True
-    if isinstance(select, str):
-        try:
-            pattern = re.compile(select)
-        except re.error as error:
-            raise ValueError(
-                "Argument `select` must be a valid regular expression. "
-                f"Received: select={select!r}"
-            ) from error
-        return lambda variable: pattern.search(variable_path(variable)) is not None
-    if callable(select):
-        return select
-    raise TypeError(
-        "Argument `select` must be a regular expression, a callable or None. "
-        f"Received: select={select!r}"
-    )
-
-
-def _layers(model: Any, outer: list[str]) -> Iterator[tuple[list[str], Any]]:
-    """The layers of a model, nested models expanded, and its own weights last."""
-    for layer in structure.sublayers(model):
-        path = [*outer, str(layer.name)]
-        if structure.is_model(layer):
-            yield from _layers(layer, path)
-        else:
-            yield path, structure.weights(layer)
-    yield outer or [str(model.name)], structure.weights(model)
-
-
-def _distinct(paths: list[list[str]]) -> list[str]:
-    """The last word of each path where it is unique, else the path, else a number."""
-    short = Counter(path[-1] for path in paths)
-    names = [p[-1] if short[p[-1]] == 1 else "/".join(p) for p in paths]
-    seen: Counter[str] = Counter()
-    for i, name in enumerate(names):
-        seen[name] += 1
-        names[i] = name if seen[name] == 1 else f"{name}#{seen[name]}"
-    return names
+def _is_any(variable: Any) -> bool:
+    return True
 
 
 def _writer_class() -> Any:

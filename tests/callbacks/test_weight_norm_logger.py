@@ -458,7 +458,7 @@ def test_tensorboard_missing_is_said_at_once(monkeypatch, tmp_path):
         ({"updates": 1}, TypeError, "`updates` must be a bool. Received: updates=1"),
         ({"log_dir": 1}, TypeError, "`log_dir` must be a path or None"),
         ({"select": 3}, TypeError, "`select` must be a regular expression"),
-        ({"select": "("}, ValueError, "`select` must be a valid regular expression"),
+        ({"select": "("}, ValueError, "`select` must be a regular expression"),
     ],
 )
 def test_errors_at_once(arguments, error, message):

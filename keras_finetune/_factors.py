@@ -1,0 +1,148 @@
+"""Which factor on its learning rate each variable of a model gets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from keras_finetune import _checks, _schedules
+from keras_finetune._engine.structure import all_layers, variable_key, variable_path
+from keras_finetune.layer_groups import LayerGroups
+
+
+def by_variable(
+    model: Any,
+    groups: LayerGroups,
+    decay: float,
+    multipliers: Any,
+    bounds: tuple[float, float] | None,
+) -> dict[Hashable, float]:
+    """The factor of every weight of a model, by `variable_key`.
+
+    Args:
+        model: A built model.
+        groups: Its groups of layers.
+        decay: Power that the factors go down by, if nothing else is given.
+        multipliers: The factors, as `check_multipliers` returned them.
+        bounds: The lowest and the highest rate, or None.
+    """
+    if isinstance(multipliers, Mapping):
+        chosen = _by_name(model, groups, multipliers)
+    elif callable(multipliers):
+        chosen = {variable_key(v): _factor(multipliers(v)) for v in model.weights}
+    else:
+        n = len(groups)
+        if multipliers is None and bounds is not None:
+            multipliers = _schedules.geometric(*bounds, n)
+        elif multipliers is None:
+            multipliers = _powers(decay, n)
+        if len(multipliers) != n:
+            raise ValueError(
+                f"Argument `multipliers` must have one factor for each of the {n} "
+                f"groups {groups.names}. Received: multipliers={multipliers!r}"
+            )
+        chosen = {
+            variable_key(v): factor
+            for group, factor in zip(groups, multipliers, strict=True)
+            for v in group.variables
+        }
+    return {variable_key(v): chosen.get(variable_key(v), 1.0) for v in model.weights}
+
+
+def _powers(decay: float, n: int) -> list[float]:
+    try:
+        return _schedules.powers(decay, n)
+    except OverflowError:
+        raise ValueError(
+            f"Argument `decay` must have finite powers up to {n - 1}, for {n} "
+            f"groups. Received: decay={decay!r}"
+        ) from None
+
+
+def _by_name(
+    model: Any, groups: LayerGroups, given: Mapping[str, float]
+) -> dict[Hashable, float]:
+    names: dict[Hashable, set[str]] = {}
+    for group in groups:
+        for variable in group.variables:
+            names.setdefault(variable_key(variable), set()).add(group.name)
+    for layer in all_layers(model):
+        for variable in layer.weights:
+            names.setdefault(variable_key(variable), set()).add(layer.name)
+    chosen: dict[Hashable, float] = {}
+    used: set[str] = set()
+    for variable in model.weights:
+        key, path = variable_key(variable), variable_path(variable)
+        matches = [
+            name for name in given if name in names[key] or re.search(name, path)
+        ]
+        used.update(matches)
+        if matches:
+            chosen[key] = given[max(matches, key=len)]
+    unused = [name for name in given if name not in used]
+    if unused:
+        raise ValueError(
+            "Argument `multipliers` must have names of layers or groups, or regular "
+            f"expressions on paths of variables, as keys. Received: {unused}, which "
+            f"match nothing among the groups {groups.names} and the variables of "
+            f"{model.name!r}"
+        )
+    return chosen
+
+
+def _factor(value: Any) -> float:
+    return _checks.number("multipliers", value, 0.0)
+
+
+# --- arguments -----------------------------------------------------------------------
+
+
+def check_multipliers(
+    value: Any,
+) -> list[float] | dict[str, float] | Callable[[Any], float] | None:
+    """Returns `multipliers` with floats in it, or raises naming the argument."""
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(
+                    "Argument `multipliers` must have strings as keys. "
+                    f"Received: {key!r}"
+                )
+            try:
+                re.compile(key)
+            except re.error as error:
+                raise ValueError(
+                    "Argument `multipliers` must have names or regular expressions as "
+                    f"keys. Received: {key!r} ({error})"
+                ) from None
+        return {key: _factor(factor) for key, factor in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_factor(factor) for factor in value]
+    if callable(value):
+        function: Callable[[Any], float] = value
+        return function
+    raise TypeError(
+        "Argument `multipliers` must be a list, a dictionary, a callable or `None`. "
+        f"Received: multipliers={value!r}"
+    )
+
+
+def check_bounds(value: Any) -> tuple[float, float] | None:
+    """Returns `bounds` as a pair of floats, or raises naming the argument."""
+    if value is None:
+        return None
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(
+            "Argument `bounds` must be a pair `(low, high)`. "
+            f"Received: bounds={value!r}"
+        )
+    low, high = (_checks.number("bounds", x, 0.0, exclusive=True) for x in value)
+    if low > high:
+        raise ValueError(
+            "Argument `bounds` must be `(low, high)` with low <= high. "
+            f"Received: bounds={value!r}"
+        )
+    return low, high

@@ -1,0 +1,33 @@
+"""Variables that are selected by an expression or a function."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from keras_finetune._engine.structure import variable_path
+
+
+def selector(select: Any, expected: str) -> Callable[[Any], bool]:
+    """The test that an argument `select` stands for, or raises naming the argument.
+
+    Args:
+        select: A regular expression, which is searched for in the path of a variable,
+            or a callable that takes a variable.
+        expected: What the argument may be, in words.
+    """
+    if isinstance(select, str):
+        try:
+            pattern = re.compile(select)
+        except re.error as error:
+            raise ValueError(
+                f"Argument `select` must be {expected}. "
+                f"Received: select={select!r} ({error})"
+            ) from None
+        return lambda variable: pattern.search(variable_path(variable)) is not None
+    if callable(select):
+        return lambda variable: bool(select(variable))
+    raise TypeError(
+        f"Argument `select` must be {expected}. Received: select={select!r}"
+    )
