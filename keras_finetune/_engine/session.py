@@ -8,8 +8,9 @@ rates, frozen layers at inference) sits on the user's objects only while it runs
 `fit` does not tell its callbacks of an exception, so a session cannot rely on
 `on_train_end`. It ends with the list of callbacks, which only `fit` holds: as soon as
 the exception is dealt with. Should somebody keep the traceback, and with it the list,
-a later `fit` or `train_on_batch` ends it: the session's one trace on the model between
-steps is an instance's `make_train_function`, the first thing that they call.
+or leave it to the garbage collector, a later `fit` or `train_on_batch` ends it: the
+session's one trace on the model between steps is an instance's `make_train_function`,
+the first thing that they call.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import functools
 import inspect
 import sys
 import textwrap
-import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import nullcontext
 from importlib import import_module
@@ -26,6 +26,7 @@ from types import FrameType
 from typing import Any
 
 from keras_finetune._engine import KERAS_3, keras, workers
+from keras_finetune._engine.lifetime import when_let_go
 from keras_finetune._engine.patches import Patch, patched
 from keras_finetune._engine.structure import all_layers, is_built, variable_key
 
@@ -96,7 +97,7 @@ class Session:
         callbacks = frame.f_locals.get("callbacks") if frame is not None else None
         if isinstance(callbacks, keras.callbacks.CallbackList):
             world.free_from_threads(callbacks)
-            weakref.finalize(callbacks, self.close).atexit = False
+            when_let_go(callbacks, self.close)
 
     # --- what callbacks ask for --------------------------------------------------
 
@@ -236,11 +237,14 @@ class Session:
         """Leaves the model, its optimizer and its step as plain Keras has them."""
         while self._at_close:
             self._at_close.pop()()
+        guard = self.model.__dict__.get(_GUARD)
+        if getattr(guard, "session", None) is self:
+            self._put_back()
+            # Last: should the above fail, the next `fit` tries again, and says so.
+            del self.model.__dict__[_GUARD]
+
+    def _put_back(self) -> None:
         model = self.model
-        guard = model.__dict__.get(_GUARD)
-        if getattr(guard, "session", None) is not self:
-            return
-        del model.__dict__[_GUARD]
         world.pull_state(model)
         was_hiding = bool(self._hiding)
         self._factors, self._hidden, self._inference = {}, {}, {}

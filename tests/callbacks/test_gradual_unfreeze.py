@@ -1,6 +1,8 @@
 """GradualUnfreeze: what trains when, what stays as it was, what is refused."""
 
 import collections
+import gc
+import sys
 
 import numpy as np
 import pytest
@@ -427,15 +429,17 @@ def _data_that_fails(error):
     return batches()
 
 
-def _interrupt(model, callbacks, where, error):
-    breaker = {
-        "batch": lambda: keras.callbacks.LambdaCallback(
+def _breaker(where, error):
+    if where == "batch":
+        return keras.callbacks.LambdaCallback(
             on_train_batch_end=lambda batch, logs: batch == 1 and _raise(error)
-        ),
-        "epoch": lambda: keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs: epoch == 1 and _raise(error)
-        ),
-    }
+        )
+    return keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: epoch == 1 and _raise(error)
+    )
+
+
+def _interrupt(model, callbacks, where, error):
     if where == "data":
         with pytest.raises(Exception):  # noqa: B017, PT011  TensorFlow wraps it
             model.fit(
@@ -447,7 +451,9 @@ def _interrupt(model, callbacks, where, error):
             )
         return
     with pytest.raises(type(error)):
-        reference.fit(model, DATA, epochs=3, callbacks=[*callbacks, breaker[where]()])
+        reference.fit(
+            model, DATA, epochs=3, callbacks=[*callbacks, _breaker(where, error)]
+        )
 
 
 @pytest.mark.parametrize("where", ["data", "batch", "epoch"])
@@ -500,6 +506,44 @@ def test_train_on_batch_after_an_interrupted_fit_is_plain():
         one.train_on_batch(*DATA)
     one, other = reference.weights(model), reference.weights(twin)
     assert reference.difference(one, other) == 0
+
+
+def test_the_garbage_collector_does_not_put_back_what_fit_left(monkeypatch):
+    """It comes at any moment: here while another model is made.
+
+    On Keras 2 that is in a graph, where no step can be made. The rates stayed on the
+    model, and nothing said so but a line on the terminal.
+    """
+    raised = []
+    monkeypatch.setattr(sys, "unraisablehook", raised.append)
+    gc.disable()
+    try:
+        model = compiled(optimizer=keras.optimizers.SGD(0.5))
+        rates = DiscriminativeLR(multipliers=[0.25, 0.25, 0.25], groups=GROUPS)
+        error = Stop()
+        error.keeps = error  # and with it its traceback, `fit`, and all its variables
+        with pytest.raises(Stop):
+            reference.fit(
+                model, DATA, epochs=3, callbacks=[rates, _breaker("batch", error)]
+            )
+        error = None
+        assert "make_train_function" in vars(model)
+
+        collected = []
+        inputs = keras.Input((2,))
+        keras.layers.Lambda(lambda x: collected.append(gc.collect()) or x)(inputs)
+        assert collected[0]
+        assert not raised
+        assert "make_train_function" in vars(model)
+    finally:
+        gc.enable()
+    twin = compiled(optimizer=keras.optimizers.SGD(0.5))
+    twin.set_weights(model.get_weights())
+    for one in (model, twin):
+        one.train_on_batch(*DATA)
+    one, other = reference.weights(model), reference.weights(twin)
+    assert reference.difference(one, other) == 0
+    assert "make_train_function" not in vars(model)
 
 
 def test_after_fit_nothing_of_ours_is_left():
