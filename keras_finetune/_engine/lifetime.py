@@ -9,12 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def when_let_go(owner: Any, act: Callable[[], None]) -> None:
+def when_let_go(owner: Any, act: Callable[[], None]) -> Callable[[], None]:
     """Calls `act` when the last reference to `owner` goes, in the thread that asks.
 
     Not if the garbage collector finds it in a cycle, or another thread held it longest:
     those come at any moment, also in the midst of a trace or of a file being written.
     See tests/callbacks/test_gradual_unfreeze.py
+
+    Returns:
+        What calls it off.
     """
     thread = threading.get_ident()
     collects = False
@@ -28,5 +31,11 @@ def when_let_go(owner: Any, act: Callable[[], None]) -> None:
         if not collects and threading.get_ident() == thread:
             act()
 
+    def call_off() -> None:
+        if finalizer.detach() is not None:
+            gc.callbacks.remove(note)
+
     gc.callbacks.append(note)
-    weakref.finalize(owner, end).atexit = False
+    finalizer = weakref.finalize(owner, end)
+    finalizer.atexit = False
+    return call_off

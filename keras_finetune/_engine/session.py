@@ -97,7 +97,7 @@ class Session:
         callbacks = frame.f_locals.get("callbacks") if frame is not None else None
         if isinstance(callbacks, keras.callbacks.CallbackList):
             world.free_from_threads(callbacks)
-            when_let_go(callbacks, self.close)
+            self.at_close(when_let_go(callbacks, self.close))
 
     # --- what callbacks ask for --------------------------------------------------
 

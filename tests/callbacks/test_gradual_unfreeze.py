@@ -516,6 +516,7 @@ def test_the_garbage_collector_does_not_put_back_what_fit_left(monkeypatch):
     """
     raised = []
     monkeypatch.setattr(sys, "unraisablehook", raised.append)
+    of_collector = list(gc.callbacks)
     gc.disable()
     try:
         model = compiled(optimizer=keras.optimizers.SGD(0.5))
@@ -534,6 +535,7 @@ def test_the_garbage_collector_does_not_put_back_what_fit_left(monkeypatch):
         keras.layers.Lambda(lambda x: collected.append(gc.collect()) or x)(inputs)
         assert collected[0]
         assert not raised
+        assert gc.callbacks == of_collector
         assert "make_train_function" in vars(model)
     finally:
         gc.enable()
@@ -551,10 +553,12 @@ def test_after_fit_nothing_of_ours_is_left():
     model = compiled(optimizer=optimizer)
     reference.fit(model, DATA, epochs=1)
     of_optimizer, of_model = set(vars(optimizer)), set(vars(model))
+    of_collector = list(gc.callbacks)
     callbacks = [GradualUnfreeze(groups=GROUPS), DiscriminativeLR(groups=GROUPS)]
     reference.fit(model, DATA, epochs=3, callbacks=callbacks)
     assert set(vars(optimizer)) == of_optimizer
     assert set(vars(model)) == of_model
+    assert gc.callbacks == of_collector
 
 
 # --- cost ----------------------------------------------------------------------------
