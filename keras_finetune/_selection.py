@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -25,9 +26,14 @@ def selector(select: Any, expected: str) -> Callable[[Any], bool]:
                 f"Argument `select` must be {expected}. "
                 f"Received: select={select!r} ({error})"
             ) from None
-        return lambda variable: pattern.search(variable_path(variable)) is not None
+        return functools.partial(_matches, pattern)
     if callable(select):
-        return lambda variable: bool(select(variable))
+        function: Callable[[Any], bool] = select
+        return function
     raise TypeError(
         f"Argument `select` must be {expected}. Received: select={select!r}"
     )
+
+
+def _matches(pattern: re.Pattern[str], variable: Any) -> bool:
+    return pattern.search(variable_path(variable)) is not None

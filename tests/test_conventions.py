@@ -6,10 +6,12 @@ it has a required argument of a new name.
 
 import ast
 import configparser
+import copy
 import doctest
 import importlib
 import inspect
 import json
+import pickle
 import pkgutil
 import re
 import sys
@@ -287,6 +289,31 @@ def test_nothing_else_is_registered():
     ours = {n: c for n, c in registered.items() if n.startswith("keras_finetune>")}
     wrong = [n for n, c in ours.items() if not issubclass(c, KERAS_BASES)]
     assert wrong == []
+
+
+def pickled(thing):
+    return pickle.loads(pickle.dumps(thing))
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        keras_finetune.DiscriminativeLR(multipliers={"head": 2.0}),
+        keras_finetune.GradualUnfreeze(monitor="loss", patience=1),
+        keras_finetune.TrainOnly("bias"),
+        keras_finetune.TrainOnly("head/kernel$"),
+        keras_finetune.TrainOnly(callable),
+        keras_finetune.WeightNormLogger(select="kernel", frequency=2, updates=True),
+    ],
+)
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickled])
+def test_a_copy_of_a_callback_is_of_its_own(callback, copied):
+    model = built_model()
+    model.compile("sgd", "mse")
+    other = copied(callback)
+    other.set_model(model)
+    assert other.model is model
+    assert callback.model is None
 
 
 # Files

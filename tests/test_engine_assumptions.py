@@ -110,6 +110,22 @@ def test_what_models_tell_of_their_structure():
         assert isinstance(variable._unique_id, str)
 
 
+@pytest.mark.keras3
+@pytest.mark.backend("jax", "torch")
+def test_threads_get_methods_of_the_list_of_callbacks(monkeypatch):
+    # So they can get those of a copy, and the list itself ends with its `fit`.
+    given = []
+    kept = keras.callbacks.CallbackList._async_dispatch
+
+    def dispatch(self, method, *args):
+        given.append((method.__self__ is self, method.__name__))
+        kept(self, method, *args)
+
+    monkeypatch.setattr(keras.callbacks.CallbackList, "_async_dispatch", dispatch)
+    reference.fit(compiled(), DATA)
+    assert set(given) == {(True, "_on_train_batch_end")}
+
+
 # --- optimizers of Keras 3 -----------------------------------------------------------
 
 

@@ -297,9 +297,10 @@ def scope(model: Any) -> AbstractContextManager[Any]:
     return manager
 
 
-def free_from_threads(callbacks: Any) -> None:
-    """Keras 2 hands its list of callbacks to no thread."""
+def free_from_threads(callbacks: Any) -> Callable[[], None]:
+    """Not needed on Keras 2, which hands its list of callbacks to no thread."""
     del callbacks
+    return lambda: None
 
 
 # --- flags -----------------------------------------------------------------------

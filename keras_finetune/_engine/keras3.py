@@ -288,21 +288,30 @@ def scope(model: Any) -> AbstractContextManager[Any]:
     return nullcontext() if strategy is None else strategy.scope()
 
 
-def free_from_threads(callbacks: Any) -> None:
+def free_from_threads(callbacks: Any) -> Callable[[], None]:
     """Lets a `CallbackList` end with its `fit`, not with the last thread that holds it.
 
     On JAX and PyTorch Keras hands the list's own methods to threads, where what follows
-    a batch is called. They get those of a copy, with the same callbacks in it.
+    a batch is called. They get those of a copy.
+
+    Returns:
+        What takes it back.
     """
-    if "_async_dispatch" in vars(callbacks):
-        return
-    copied = copy.copy(callbacks)
-    of_keras, listed = type(callbacks)._async_dispatch, weakref.ref(callbacks)
+    listed = weakref.ref(callbacks)
+
+    def take_back() -> None:
+        if (ours := listed()) is not None:
+            vars(ours).pop("_async_dispatch", None)
 
     def dispatch(method: Any, *args: Any) -> None:
-        of_keras(listed(), MethodType(method.__func__, copied), *args)
+        now: Any = listed()
+        again = MethodType(method.__func__, copy.copy(now))
+        type(now)._async_dispatch(now, again, *args)
 
-    callbacks.__dict__["_async_dispatch"] = dispatch
+    flags = ("_async_train", "_async_test")
+    if any(getattr(callbacks, flag, False) for flag in flags):
+        callbacks.__dict__["_async_dispatch"] = dispatch
+    return take_back
 
 
 # --- flags -----------------------------------------------------------------------

@@ -3,39 +3,74 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any
+
+_FRAMEWORKS = frozenset(
+    {"jax", "keras", "keras_finetune", "tensorflow", "tf_keras", "torch"}
+)
 
 
 def when_let_go(owner: Any, act: Callable[[], None]) -> Callable[[], None]:
-    """Calls `act` when the last reference to `owner` goes, in the thread that asks.
+    """Calls `act` when the last reference to `owner` goes.
 
-    Not if the garbage collector finds it in a cycle, or another thread held it longest:
-    those come at any moment, also in the midst of a trace or of a file being written.
-    See tests/callbacks/test_gradual_unfreeze.py
+    At once, where the thread that asks drops it. But the garbage collector, which finds
+    what is in a cycle, comes at any moment, also in the midst of a trace or of a file
+    being written, and so do other threads. `act` then waits for a collection that finds
+    no framework at work. See tests/_engine/test_lifetime.py
 
     Returns:
         What calls it off.
     """
-    thread = threading.get_ident()
-    collects = False
+    asking = threading.get_ident()
+    collecting: int | None = None
+    finalizer: weakref.finalize[..., Any]
 
     def note(phase: str, info: Mapping[str, int]) -> None:
-        nonlocal collects
-        collects = phase == "start"
+        nonlocal collecting
+        collecting = threading.get_ident() if phase == "start" else None
+
+    def watch(thing: Any) -> None:
+        nonlocal finalizer
+        finalizer = weakref.finalize(thing, end)
+        finalizer.atexit = False
 
     def end() -> None:
-        gc.callbacks.remove(note)
-        if not collects and threading.get_ident() == thread:
+        here = threading.get_ident()
+        is_dropped_here = here == asking and collecting != here
+        if is_dropped_here or (not _works(here) and not _works(asking)):
+            call_off()
             act()
+        else:
+            watch(_Cycle())
 
     def call_off() -> None:
-        if finalizer.detach() is not None:
+        finalizer.detach()
+        if note in gc.callbacks:
             gc.callbacks.remove(note)
 
     gc.callbacks.append(note)
-    finalizer = weakref.finalize(owner, end)
-    finalizer.atexit = False
+    watch(owner)
     return call_off
+
+
+class _Cycle:
+    """Lives until the garbage collector comes the next time."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def _works(thread: int) -> bool:
+    """Whether a framework is at work in a thread."""
+    frame: FrameType | None = sys._current_frames().get(thread)
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__", ""))
+        if name != __name__ and name.partition(".")[0] in _FRAMEWORKS:
+            return True
+        frame = frame.f_back
+    return False

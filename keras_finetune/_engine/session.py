@@ -7,10 +7,10 @@ rates, frozen layers at inference) sits on the user's objects only while it runs
 
 `fit` does not tell its callbacks of an exception, so a session cannot rely on
 `on_train_end`. It ends with the list of callbacks, which only `fit` holds: as soon as
-the exception is dealt with. Should somebody keep the traceback, and with it the list,
-or leave it to the garbage collector, a later `fit` or `train_on_batch` ends it: the
-session's one trace on the model between steps is an instance's `make_train_function`,
-the first thing that they call.
+the exception is dealt with (see lifetime.py). Should somebody keep the traceback, and
+with it the list, a later `fit` or `train_on_batch` ends it: the session's one trace on
+the model between steps is an instance's `make_train_function`, the first thing that
+they call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import nullcontext
 from importlib import import_module
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_finetune._engine import KERAS_3, keras, workers
 from keras_finetune._engine.lifetime import when_let_go
@@ -80,7 +80,7 @@ class Session:
         self._applied = self._adopted = False
         self._at_close: list[Callable[[], None]] = []
         self._compiled: Any = None
-        self._is_patched = False
+        self._is_patched = self._was_hiding = False
 
         def make_train_function(force: bool = False) -> Any:
             if not self.is_running():
@@ -96,7 +96,7 @@ class Session:
         frame = fit_frame(model)
         callbacks = frame.f_locals.get("callbacks") if frame is not None else None
         if isinstance(callbacks, keras.callbacks.CallbackList):
-            world.free_from_threads(callbacks)
+            self.at_close(world.free_from_threads(callbacks))
             self.at_close(when_let_go(callbacks, self.close))
 
     # --- what callbacks ask for --------------------------------------------------
@@ -246,7 +246,8 @@ class Session:
     def _put_back(self) -> None:
         model = self.model
         world.pull_state(model)
-        was_hiding = bool(self._hiding)
+        # Remembered, for another try if this one fails.
+        self._was_hiding = self._was_hiding or bool(self._hiding)
         self._factors, self._hidden, self._inference = {}, {}, {}
         self._rehide()
         self._ever = []
@@ -254,14 +255,14 @@ class Session:
             # Compiled anew in the meantime: no step and no slots of ours. But JAX and
             # PyTorch build that optimizer before they ask for a step, for what trained
             # while we were hiding.
-            if was_hiding and world.is_built(model.optimizer):
+            if self._was_hiding and world.is_built(model.optimizer):
                 self._adopt()
             return
         if self._applied:
             self._adopt()
-        if was_hiding:
+        if self._was_hiding:
             world.renew_compiled_state(model)
-        if self._is_patched or was_hiding:
+        if self._is_patched or self._was_hiding:
             world.new_train_function(model)
         elif self._compiled is not None:
             model.train_function = self._compiled
@@ -379,60 +380,65 @@ def frozen_one_by_one(model: Any) -> list[Any]:
     return world.frozen_one_by_one(all_layers(model))
 
 
-class LoadHook:
+class _Hook(NamedTuple):
+    owner: Any
+    prepare: Callable[[int], None]
+    last: bool
+
+
+def await_file(
+    model: Any, owner: Any, prepare: Callable[[int], None], *, last: bool = False
+) -> None:
     """Prepares a model's optimizer for files that were saved while we were at work.
 
     `BackupAndRestore` loads in `on_train_begin`, before or after ours; Keras skips an
-    optimizer file that does not fit the optimizer as it stands. The hook waits from
-    `set_model`, which all callbacks receive before any of them begins.
+    optimizer file that does not fit the optimizer as it stands. Callbacks wait from
+    `set_model`, which all of them receive before any begins.
 
     Args:
+        model: The model.
+        owner: Who waits, until `await_no_file`.
         prepare: Called with the number of variables in the file.
-        last: Whether to ask this hook after all others.
+        last: Whether to ask this owner after all others.
     """
-
-    def __init__(self, prepare: Callable[[int], None], *, last: bool = False) -> None:
-        self._prepare = prepare
-        self._last = last
-        self._optimizer: Any = None
-
-    def wait(self, model: Any) -> None:
-        """Waits for a file to be loaded into the optimizer of this model."""
-        self.remove()
-        self._optimizer = getattr(model, "optimizer", None)
-        if self._optimizer is None:
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        return
+    await_no_file(model, owner)
+    hooks = _hooks(optimizer)
+    if hooks is None:
+        hooks = []
+        patch = world.load_patch(optimizer, _preparer(model, hooks))
+        if patch is None:
             return
-        present = self._optimizer.__dict__.get("load_own_variables")
-        hooks = getattr(present, "hooks", None)
-        if hooks is None:
-            hooks = []
-            patch = world.load_patch(self._optimizer, _preparer(model, hooks))
-            if patch is None:
-                return
-            patch.value.hooks = hooks
-            self._optimizer.__dict__[patch.name] = patch.value
-        hooks.append(self)
-        hooks.sort(key=lambda hook: hook._last)
-
-    def remove(self) -> None:
-        """Waits no longer."""
-        attributes = getattr(self._optimizer, "__dict__", {})
-        self._optimizer = None
-        present = attributes.get("load_own_variables")
-        hooks = getattr(present, "hooks", [])
-        if self in hooks:
-            hooks.remove(self)
-            if not hooks:
-                del attributes["load_own_variables"]
+        patch.value.hooks = hooks
+        optimizer.__dict__[patch.name] = patch.value
+    hooks.append(_Hook(owner, prepare, last))
+    hooks.sort(key=lambda hook: hook.last)
 
 
-def _preparer(model: Any, hooks: list[LoadHook]) -> Callable[[int], None]:
+def await_no_file(model: Any, owner: Any) -> None:
+    """Takes `await_file` back."""
+    optimizer = getattr(model, "optimizer", None)
+    hooks = _hooks(optimizer)
+    if hooks is not None:
+        hooks[:] = [hook for hook in hooks if hook.owner is not owner]
+        if not hooks:
+            del optimizer.__dict__["load_own_variables"]
+
+
+def _hooks(optimizer: Any) -> list[_Hook] | None:
+    attributes = getattr(optimizer, "__dict__", {})
+    return getattr(attributes.get("load_own_variables"), "hooks", None)
+
+
+def _preparer(model: Any, hooks: list[_Hook]) -> Callable[[int], None]:
     def prepare(count: int) -> None:
         for hook in list(hooks):
             if fit_frame(model) is None:
-                hook.remove()  # left over from a `fit` that was interrupted
+                await_no_file(model, hook.owner)  # of a `fit` that was interrupted
             else:
-                hook._prepare(count)
+                hook.prepare(count)
 
     return prepare
 

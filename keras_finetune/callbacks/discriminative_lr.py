@@ -86,7 +86,6 @@ class DiscriminativeLR(keras.callbacks.Callback):
             )
         self._groups: LayerGroups | None = None
         self._still: set[Hashable] = set()
-        self._hook = session.LoadHook(self._fit_file)
 
     def factors(self, model: Any) -> dict[str, float]:
         """The factor of each variable of a model, by its path."""
@@ -100,7 +99,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
-        self._hook.wait(model)
+        session.await_file(model, self, self._fit_file)
 
     def on_train_begin(self, logs: Any = None) -> None:
         model = self.model
@@ -108,7 +107,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
             session.check(model, scale=True)
             self._begin()
         except BaseException:
-            self._hook.remove()
+            session.await_no_file(self.model, self)
             raise
         session.warn_inexact(model)
         if self.bounds is not None and session.steps_taken(model) == 0:
@@ -116,7 +115,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
             session.set_learning_rate(model, lambda rate: high)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._hook.remove()
+        session.await_no_file(self.model, self)
         session.join(self.model).begin()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

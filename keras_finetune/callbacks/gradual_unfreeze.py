@@ -115,7 +115,6 @@ class GradualUnfreeze(keras.callbacks.Callback):
         self._entered = False
         self._saved_epoch: int | None = None
         self._backups: Backups | None = None
-        self._hook = session.LoadHook(self._enter_stage_of_file, last=True)
 
     @property
     def every(self) -> Any:
@@ -153,13 +152,13 @@ class GradualUnfreeze(keras.callbacks.Callback):
         super().set_model(model)
         self._progress.begin_fit()
         self._stages, self._entered = None, False
-        self._hook.remove()
+        session.await_no_file(self.model, self)
         self._backups = Backups(model, "GradualUnfreeze", self._state, self._observe)
         self._check_settings(self._backups.latest())
         if resumes(model):
             session.make_room(model, self._prepare().variables(self._prepare().last))
         self._backups.hook()
-        self._hook.wait(model)
+        session.await_file(model, self, self._enter_stage_of_file, last=True)
 
     def on_train_begin(self, logs: Any = None) -> None:
         stages = self._prepare()
@@ -175,7 +174,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # The first stage is entered here and not in `on_train_begin`: only now it is
         # known in which epoch a resumed run starts.
-        self._hook.remove()
+        session.await_no_file(self.model, self)
         begins, progress = not self._entered, self._progress
         if begins and not self._restore():
             progress.forget_from(epoch)
@@ -199,7 +198,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
         self._progress.observe(epoch, logs or {}, workers.agreed)
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._hook.remove()
+        session.await_no_file(self.model, self)
         session.join(self.model).leave(self)
 
     # --- stages ------------------------------------------------------------------

@@ -51,7 +51,6 @@ class TrainOnly(keras.callbacks.Callback):
             if select == "bias"
             else selector(select, "'bias', a regular expression or a callable")
         )
-        self._hook = session.LoadHook(self._fit_file)
 
     def selected(self, model: Any) -> list[Any]:
         """The variables of a model that are selected; an error if none is.
@@ -71,14 +70,14 @@ class TrainOnly(keras.callbacks.Callback):
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
-        self._hook.wait(model)
+        session.await_file(model, self, self._fit_file)
 
     def on_train_begin(self, logs: Any = None) -> None:
         session.check(self.model)
         self._begin()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._hook.remove()
+        session.await_no_file(self.model, self)
         session.join(self.model).begin()
 
     def on_train_end(self, logs: Any = None) -> None:

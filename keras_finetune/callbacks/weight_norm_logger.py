@@ -253,7 +253,7 @@ class WeightNormLogger(keras.callbacks.Callback):
 
     def _counts(self, variable: Any) -> bool:
         is_measured = self.order != "spectral" or len(variable.shape) > 1
-        return is_measured and self._selects(variable)
+        return is_measured and bool(self._selects(variable))
 
     def _find_parts(self) -> None:
         """Finds the weights that may ever train, and which parts they make."""
