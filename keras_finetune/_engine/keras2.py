@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_finetune._engine import gradients, keras
-from keras_finetune._engine.patches import Patch, patched
+from keras_finetune._engine.patches import Patch, all_or_nothing, patched
 
 # --- which optimizers, which variables -------------------------------------------
 
@@ -133,7 +133,7 @@ def adopt(
     holders = _holders(model.optimizer)
     legacy = _is_legacy(holders[0])
     built = is_built(model.optimizer)
-    with scope(model):
+    with scope(model), _whole(model.optimizer, parked):
         # A checkpoint that waits for slots to be made finds them by position, so a
         # first build makes those of all stages at once, and no later call makes them
         # again: current TensorFlow would go on saving the old ones.
@@ -147,6 +147,22 @@ def adopt(
                 _adopt_new_style(holders[0], list(variables), away, parked)
     if not legacy:
         _save_only(nodes(model.optimizer), holders[0], now, ever)
+
+
+@contextmanager
+def _whole(optimizer: Any, parked: dict[Any, Any]) -> Iterator[None]:
+    """Leaves an optimizer as it was if a block fails, also by Ctrl-C."""
+    inside = nodes(optimizer)
+    before = [
+        (node, list(node._variables)) for node in inside if "_variables" in vars(node)
+    ]
+    try:
+        with all_or_nothing(parked, *(vars(node) for node in inside)):
+            yield
+    except BaseException:
+        for node, variables in before:
+            node._variables = variables
+        raise
 
 
 def _save_only(
@@ -295,6 +311,11 @@ def scope(model: Any) -> AbstractContextManager[Any]:
     """The distribution scope in which the model's variables are made."""
     manager: AbstractContextManager[Any] = model.distribute_strategy.scope()
     return manager
+
+
+def is_plain() -> bool:
+    """Whether variables and steps can be made here as outside of everything."""
+    return bool(tf.executing_eagerly()) and not tf.distribute.has_strategy()
 
 
 def free_from_threads(callbacks: Any) -> Callable[[], None]:

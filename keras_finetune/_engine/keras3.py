@@ -12,15 +12,15 @@ from __future__ import annotations
 import copy
 import functools
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import MethodType
 from typing import Any
 
 from keras.src.utils.tracking import DotNotTrackScope
 
 from keras_finetune._engine import backend, gradients, keras
-from keras_finetune._engine.patches import Patch, patched
+from keras_finetune._engine.patches import Patch, all_or_nothing, patched
 
 # --- which optimizers, which variables -------------------------------------------
 
@@ -128,7 +128,7 @@ def adopt(
     """
     del ever, first
     optimizer, variables = model.optimizer, list(now)
-    with scope(model):
+    with scope(model), _whole(optimizer, parked):
         # Built eagerly: a build inside the first traced step would repeat its initial
         # assignments at every step (ScheduleFreeAdamW).
         if not optimizer.built:
@@ -140,6 +140,19 @@ def adopt(
         ):
             return
         _rebuild(optimizer, variables, {id(v) for v in hidden}, parked)
+
+
+@contextmanager
+def _whole(optimizer: Any, parked: dict[Any, Any]) -> Iterator[None]:
+    """Leaves an optimizer as it was if a block fails, also by Ctrl-C."""
+    before = [(node, list(node._variables)) for node in nodes(optimizer)]
+    try:
+        with all_or_nothing(parked, *(vars(node) for node, _ in before)):
+            yield
+    except BaseException:
+        for node, variables in before:
+            _set_variables(node, variables)
+        raise
 
 
 def _rebuild(
@@ -286,6 +299,15 @@ def scope(model: Any) -> AbstractContextManager[Any]:
     """The distribution scope in which the model's variables are made."""
     strategy = getattr(model, "distribute_strategy", None)
     return nullcontext() if strategy is None else strategy.scope()
+
+
+def is_plain() -> bool:
+    """Whether variables and steps can be made here as outside of everything."""
+    if backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    return bool(tf.executing_eagerly()) and not tf.distribute.has_strategy()
 
 
 def free_from_threads(callbacks: Any) -> Callable[[], None]:

@@ -15,18 +15,26 @@ _FRAMEWORKS = frozenset(
 )
 
 
-def when_let_go(owner: Any, act: Callable[[], None]) -> Callable[[], None]:
+def when_let_go(
+    owner: Any, act: Callable[[], None], is_plain: Callable[[], bool]
+) -> Callable[[], None]:
     """Calls `act` when the last reference to `owner` goes.
 
     At once, where the thread that asks drops it. But the garbage collector, which finds
     what is in a cycle, comes at any moment, also in the midst of a trace or of a file
-    being written, and so do other threads. `act` then waits for a collection that finds
-    no framework at work. See tests/_engine/test_lifetime.py
+    being written, and so do other threads. `act` then waits for a collection in the
+    asking thread, or the main one, between two lines that are no framework's. See
+    tests/_engine/test_lifetime.py
+
+    Args:
+        owner: Any object.
+        act: A method, whose object is not kept alive for it.
+        is_plain: Whether the thread that calls it is in no context of a framework.
 
     Returns:
         What calls it off.
     """
-    asking = threading.get_ident()
+    asking, acts = threading.get_ident(), weakref.WeakMethod(act)
     collecting: int | None = None
     finalizer: weakref.finalize[..., Any]
 
@@ -40,13 +48,18 @@ def when_let_go(owner: Any, act: Callable[[], None]) -> Callable[[], None]:
         finalizer.atexit = False
 
     def end() -> None:
-        here = threading.get_ident()
-        is_dropped_here = here == asking and collecting != here
-        if is_dropped_here or (not _works(here) and not _works(asking)):
+        here, method = threading.get_ident(), acts()
+        if method is None:
             call_off()
-            act()
+        elif (here == asking and collecting != here) or is_quiet(here):
+            call_off()
+            method()
         else:
             watch(_Cycle())
+
+    def is_quiet(here: int) -> bool:
+        mine = here in (asking, threading.main_thread().ident)
+        return mine and is_plain() and not _works(here) and not _works(asking)
 
     def call_off() -> None:
         finalizer.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -37,3 +38,22 @@ def patched(patches: Iterable[Patch]) -> Iterator[None]:
                 attributes.pop(name, None)
             else:
                 attributes[name] = value
+
+
+@contextmanager
+def all_or_nothing(*dictionaries: dict[Any, Any]) -> Iterator[None]:
+    """Should a block fail, dictionaries have what they had, as do those in them."""
+    before = [
+        {
+            key: copy.copy(value) if type(value) in (list, dict) else value
+            for key, value in dictionary.items()
+        }
+        for dictionary in dictionaries
+    ]
+    try:
+        yield
+    except BaseException:
+        for dictionary, values in zip(dictionaries, before, strict=True):
+            dictionary.clear()
+            dictionary.update(values)
+        raise

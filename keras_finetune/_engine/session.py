@@ -19,6 +19,7 @@ import functools
 import inspect
 import sys
 import textwrap
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import nullcontext
 from importlib import import_module
@@ -77,7 +78,7 @@ class Session:
         self._hide_patches: list[Patch] = []
         self._ever: list[Any] = []
         self._parked: dict[Any, Any] = {}
-        self._applied = self._adopted = False
+        self._applied = self._applies = self._adopted = False
         self._at_close: list[Callable[[], None]] = []
         self._compiled: Any = None
         self._is_patched = self._was_hiding = False
@@ -97,7 +98,7 @@ class Session:
         callbacks = frame.f_locals.get("callbacks") if frame is not None else None
         if isinstance(callbacks, keras.callbacks.CallbackList):
             self.at_close(world.free_from_threads(callbacks))
-            self.at_close(when_let_go(callbacks, self.close))
+            self.at_close(when_let_go(callbacks, self.close, world.is_plain))
 
     # --- what callbacks ask for --------------------------------------------------
 
@@ -142,12 +143,13 @@ class Session:
 
     def apply(self) -> None:
         """Makes optimizer and step agree with the flags and demands of now."""
-        self._applied = True
+        self._applied = self._applies = True
         world.pull_state(self.model)
         self._rehide()
         self._adopt()
         world.renew_compiled_state(self.model)
         self.refresh()
+        self._applies = False
 
     def _rehide(self) -> None:
         # Flags of layers reach into their variables, so single ones are frozen anew.
@@ -241,7 +243,7 @@ class Session:
         if getattr(guard, "session", None) is self:
             self._put_back()
             # Last: should the above fail, the next `fit` tries again, and says so.
-            del self.model.__dict__[_GUARD]
+            self.model.__dict__.pop(_GUARD, None)
 
     def _put_back(self) -> None:
         model = self.model
@@ -260,9 +262,10 @@ class Session:
             return
         if self._applied:
             self._adopt()
-        if self._was_hiding:
+        # `apply` may have been interrupted: then the step is that of other flags.
+        if self._was_hiding or self._applies:
             world.renew_compiled_state(model)
-        if self._is_patched or self._was_hiding:
+        if self._is_patched or self._was_hiding or self._applies:
             world.new_train_function(model)
         elif self._compiled is not None:
             model.train_function = self._compiled
@@ -386,6 +389,10 @@ class _Hook(NamedTuple):
     last: bool
 
 
+# Whose file is awaited, by the callback that awaits it.
+_AWAITED: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
+
+
 def await_file(
     model: Any, owner: Any, prepare: Callable[[int], None], *, last: bool = False
 ) -> None:
@@ -401,10 +408,10 @@ def await_file(
         prepare: Called with the number of variables in the file.
         last: Whether to ask this owner after all others.
     """
+    await_no_file(owner)
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return
-    await_no_file(model, owner)
     hooks = _hooks(optimizer)
     if hooks is None:
         hooks = []
@@ -415,11 +422,12 @@ def await_file(
         optimizer.__dict__[patch.name] = patch.value
     hooks.append(_Hook(owner, prepare, last))
     hooks.sort(key=lambda hook: hook.last)
+    _AWAITED[owner] = weakref.ref(optimizer)
 
 
-def await_no_file(model: Any, owner: Any) -> None:
+def await_no_file(owner: Any) -> None:
     """Takes `await_file` back."""
-    optimizer = getattr(model, "optimizer", None)
+    optimizer = _AWAITED.pop(owner, lambda: None)()
     hooks = _hooks(optimizer)
     if hooks is not None:
         hooks[:] = [hook for hook in hooks if hook.owner is not owner]
@@ -436,7 +444,7 @@ def _preparer(model: Any, hooks: list[_Hook]) -> Callable[[int], None]:
     def prepare(count: int) -> None:
         for hook in list(hooks):
             if fit_frame(model) is None:
-                await_no_file(model, hook.owner)  # of a `fit` that was interrupted
+                await_no_file(hook.owner)  # of a `fit` that was interrupted
             else:
                 hook.prepare(count)
 

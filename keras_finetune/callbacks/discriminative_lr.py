@@ -107,7 +107,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
             session.check(model, scale=True)
             self._begin()
         except BaseException:
-            session.await_no_file(self.model, self)
+            session.await_no_file(self)
             raise
         session.warn_inexact(model)
         if self.bounds is not None and session.steps_taken(model) == 0:
@@ -115,7 +115,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
             session.set_learning_rate(model, lambda rate: high)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        session.await_no_file(self.model, self)
+        session.await_no_file(self)
         session.join(self.model).begin()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -152,7 +152,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
         super().set_model(model)
         self._progress.begin_fit()
         self._stages, self._entered = None, False
-        session.await_no_file(self.model, self)
+        session.await_no_file(self)
         self._backups = Backups(model, "GradualUnfreeze", self._state, self._observe)
         self._check_settings(self._backups.latest())
         if resumes(model):
@@ -174,7 +174,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # The first stage is entered here and not in `on_train_begin`: only now it is
         # known in which epoch a resumed run starts.
-        session.await_no_file(self.model, self)
+        session.await_no_file(self)
         begins, progress = not self._entered, self._progress
         if begins and not self._restore():
             progress.forget_from(epoch)
@@ -198,7 +198,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
         self._progress.observe(epoch, logs or {}, workers.agreed)
 
     def on_train_end(self, logs: Any = None) -> None:
-        session.await_no_file(self.model, self)
+        session.await_no_file(self)
         session.join(self.model).leave(self)
 
     # --- stages ------------------------------------------------------------------

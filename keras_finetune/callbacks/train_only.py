@@ -77,7 +77,7 @@ class TrainOnly(keras.callbacks.Callback):
         self._begin()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        session.await_no_file(self.model, self)
+        session.await_no_file(self)
         session.join(self.model).begin()
 
     def on_train_end(self, logs: Any = None) -> None:

@@ -576,6 +576,58 @@ def test_what_could_not_be_put_back_is_put_back_by_the_next_fit(monkeypatch):
     assert "make_train_function" not in vars(model)
 
 
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_ctrl_c_while_slots_are_made_loses_none(call, monkeypatch):
+    optimizer = keras.optimizers.Adam(0.01)
+    model = compiled(optimizer=optimizer)
+    reference.fit(model, DATA)
+    before = reference.optimizer_state(model)
+    make, calls = type(optimizer).add_variable_from_reference, []
+
+    def fails(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(type(optimizer), "add_variable_from_reference", fails)
+    with pytest.raises(KeyboardInterrupt):
+        reference.fit(model, DATA, callbacks=[GradualUnfreeze(groups=GROUPS)])
+    monkeypatch.undo()
+    after = reference.optimizer_state(model)
+    assert trains(model) == {"head"}
+    assert {name for name in after if "head/kernel" in name}
+    for name, value in after.items():
+        assert np.array_equal(value, before[name]), name
+
+    twin = reference.make_model()
+    twin.set_weights(model.get_weights())
+    for layer, of in zip(twin.layers, model.layers):
+        layer.trainable = of.trainable
+    compiled(twin, keras.optimizers.Adam(0.01))
+    reference.build(twin.optimizer, twin.trainable_variables)
+    reference.copy_state(
+        optimizer, model.trainable_variables, twin.optimizer, twin.trainable_variables
+    )
+    for one in (model, twin):
+        reference.fit(one, DATA)
+    one, other = reference.weights(model), reference.weights(twin)
+    assert reference.difference(one, other) == 0
+
+
+def test_no_file_is_awaited_for_a_model_that_a_callback_has_left():
+    class Early(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            raise Stop
+
+    callback = TrainOnly("head")
+    model, other = compiled(), compiled()
+    with pytest.raises(Stop):
+        reference.fit(model, DATA, callbacks=[Early(), callback])
+    reference.fit(other, DATA, callbacks=[callback])
+    assert "load_own_variables" not in vars(model.optimizer)
+
+
 def test_a_list_of_callbacks_of_the_users_own_is_as_it_was():
     model = compiled()
     listed = keras.callbacks.CallbackList([DiscriminativeLR()], add_history=True)
