@@ -357,17 +357,18 @@ def hide(layers: Iterable[Any], variables: Sequence[Any]) -> list[Patch]:
     return patches
 
 
-def unhide(variables: Iterable[Any]) -> None:
+def unhide(layers: Iterable[Any], variables: Iterable[Any]) -> None:
     """Takes `hide` back: nothing is left of it outside the step."""
-    del variables
+    del layers, variables
 
 
-def slot_variables(model: Any, hidden: Sequence[Any]) -> list[Any]:
-    """The variables for which the optimizer needs slots."""
-    variables = list(model.trainable_variables)
+def slot_variables(
+    model: Any, variables: Iterable[Any], hidden: Sequence[Any]
+) -> list[Any]:
+    """Those of the variables, which are to train, that need slots."""
     if getattr(leaves(model.optimizer)[0], "use_ema", False):
         # `fit` ends by assigning the averages of all trainable variables.
-        return variables
+        return list(variables)
     away = {id(v) for v in hidden}
     return [v for v in variables if id(v) not in away]
 

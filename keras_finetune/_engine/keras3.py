@@ -22,6 +22,8 @@ from keras.src.utils.tracking import DotNotTrackScope
 from keras_finetune._engine import backend, gradients, keras
 from keras_finetune._engine.patches import Patch, all_or_nothing, patched
 
+_AVERAGES = "_model_variables_moving_average"
+
 # --- which optimizers, which variables -------------------------------------------
 
 
@@ -213,9 +215,12 @@ class _State:
         instead: dict[int, Any] = {}
         position = {id(v): i for i, v in enumerate(self.variables)}
         stays = {id(v) for v in fresh.variables}
+        started = int(iterations(optimizer)) > 0
         for i, variable in enumerate(self.variables):
             if id(variable) in hidden - stays:
                 row = {name: slots[i] for name, slots in self.slots.items()}
+                if not started:
+                    row.pop(_AVERAGES, None)  # zeros, until the first step
                 parked[id(optimizer), id(variable)] = row
         for name, slots in fresh.slots.items():
             for i, variable in enumerate(fresh.variables):
@@ -226,7 +231,7 @@ class _State:
                     old = parked.get((id(optimizer), id(variable)), {}).get(name)
                 if old is not None and slots[i] is not None:
                     instead[id(slots[i])] = old
-                elif name == "_model_variables_moving_average" and slots[i] is not None:
+                elif name == _AVERAGES and slots[i] is not None:
                     # The average of a variable that has not moved is the variable. A
                     # copy: JAX refuses to donate one buffer twice.
                     slots[i].assign(keras.ops.copy(variable))
@@ -369,16 +374,25 @@ def hide(layers: Iterable[Any], variables: Sequence[Any]) -> list[Patch]:
     return []
 
 
-def unhide(variables: Iterable[Any]) -> None:
-    """Takes `hide` back."""
+def unhide(layers: Iterable[Any], variables: Iterable[Any]) -> None:
+    """Takes `hide` back, but for layers that were frozen since."""
+    frozen = {
+        id(v)
+        for layer in layers
+        if not layer.trainable
+        for v in layer._trainable_variables
+    }
     for variable in variables:
-        variable.trainable = True
+        if id(variable) not in frozen:
+            variable.trainable = True
 
 
-def slot_variables(model: Any, hidden: Sequence[Any]) -> list[Any]:
-    """The variables for which the optimizer needs slots."""
-    del hidden  # their own flags say so
-    return list(model.trainable_variables)
+def slot_variables(
+    model: Any, variables: Iterable[Any], hidden: Sequence[Any]
+) -> list[Any]:
+    """Those of the variables, which are to train, that need slots."""
+    del model, hidden  # their own flags say so
+    return list(variables)
 
 
 # --- the step --------------------------------------------------------------------

@@ -153,23 +153,26 @@ class Session:
 
     def _rehide(self) -> None:
         # Flags of layers reach into their variables, so single ones are frozen anew.
-        world.unhide(self._hiding)
+        layers = all_layers(self.model)
+        world.unhide(layers, self._hiding)
         unique = {id(v): v for hidden in self._hidden.values() for v in hidden}
         # Only what trains: `unhide` must not light what others have frozen.
         self._hiding = [v for v in unique.values() if world.trains(v)]
-        self._hide_patches = world.hide(all_layers(self.model), self._hiding)
+        self._hide_patches = world.hide(layers, self._hiding)
 
     def _adopt(self) -> None:
-        now = world.slot_variables(self.model, self._hiding)
-        known = {id(v) for v in (*now, *self._hiding)}
-        later = [v for v in self._ever if id(v) not in known]
+        model, hiding = self.model, self._hiding
+        now = world.slot_variables(model, model.trainable_variables, hiding)
+        known = {id(v) for v in now}
+        ever = world.slot_variables(model, self._ever, hiding)
+        later = [v for v in ever if id(v) not in known]
         if later:
-            order = {id(v): i for i, v in enumerate(self.model.weights)}
+            order = {id(v): i for i, v in enumerate(model.weights)}
             later = sorted((*now, *later), key=lambda v: order[id(v)])
         # Slots from before this session serve only what trains now; those of later
         # stages are made once, at the start, and anew.
         first, self._adopted = not self._adopted, True
-        world.adopt(self.model, now, later, self._hiding, self._parked, first)
+        world.adopt(model, now, later, hiding, self._parked, first)
 
     def refresh(self) -> None:
         """Gives the model a step that has not been traced yet."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from keras_finetune import DiscriminativeLR, GradualUnfreeze
+from keras_finetune import DiscriminativeLR, GradualUnfreeze, TrainOnly
 from keras_finetune._engine import KERAS_3, keras
 
 GROUPS = ["low", "middle", "head"]
@@ -17,7 +17,16 @@ class Killed(Exception):
     pass
 
 
-def run(directory, *, order, kill_after=None, epochs=6, optimizer=None):
+def all_groups():
+    return [
+        GradualUnfreeze(groups=GROUPS, every=2, learning_rate_factor=0.5),
+        DiscriminativeLR(groups=GROUPS),
+    ]
+
+
+def run(
+    directory, *, order, kill_after=None, epochs=6, optimizer=None, ours=all_groups
+):
     """One process: builds everything anew, fits, and may be killed."""
     model = reference.make_model()
     optimizer = optimizer or (
@@ -25,10 +34,6 @@ def run(directory, *, order, kill_after=None, epochs=6, optimizer=None):
     )
     reference.compile_model(model, optimizer())
     backup = keras.callbacks.BackupAndRestore(str(directory))
-    ours = [
-        GradualUnfreeze(groups=GROUPS, every=2, learning_rate_factor=0.5),
-        DiscriminativeLR(groups=GROUPS),
-    ]
 
     def kill(epoch, logs):
         if epoch == kill_after:
@@ -38,24 +43,41 @@ def run(directory, *, order, kill_after=None, epochs=6, optimizer=None):
     killer = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs=None: kill(epoch - 1, logs)
     )
-    callbacks = [backup, *ours] if order == "backup first" else [*ours, backup]
+    callbacks = [backup, *ours()] if order == "backup first" else [*ours(), backup]
     history = reference.fit(model, DATA, epochs=epochs, callbacks=[*callbacks, killer])
     return model, history.history
 
 
-@pytest.mark.parametrize("order", ["backup first", "backup last"])
-@pytest.mark.parametrize("kill_after", [0, 1, 2, 4])
-def test_a_killed_run_resumes_exactly(order, kill_after, tmp_path):
-    whole, history = run(tmp_path / "whole", order=order)
+def resumes_exactly(directory, kill_after, **arguments):
+    whole, history = run(directory / "whole", **arguments)
     with pytest.raises(Killed):
-        run(tmp_path / "killed", order=order, kill_after=kill_after)
-    resumed, rest = run(tmp_path / "killed", order=order)
+        run(directory / "killed", kill_after=kill_after, **arguments)
+    resumed, rest = run(directory / "killed", **arguments)
     one, other = reference.weights(resumed), reference.weights(whole)
     assert reference.difference(one, other) == 0
     one, other = reference.optimizer_state(resumed), reference.optimizer_state(whole)
     assert reference.difference(one, other) == 0
     for key, values in rest.items():
         assert np.array_equal(values, history[key][kill_after + 1 :]), key
+
+
+@pytest.mark.parametrize("order", ["backup first", "backup last"])
+@pytest.mark.parametrize("kill_after", [0, 1, 2, 4])
+def test_a_killed_run_resumes_exactly(order, kill_after, tmp_path):
+    resumes_exactly(tmp_path, kill_after, order=order)
+
+
+FROZEN = {
+    "a selection": lambda: [TrainOnly("kernel")],
+    "a factor of 0": lambda: [DiscriminativeLR(multipliers=[0.0, 0.5, 1.0], groups=3)],
+    "all": lambda: [TrainOnly("kernel"), *all_groups()],
+}
+
+
+@pytest.mark.parametrize("order", ["backup first", "backup last"])
+@pytest.mark.parametrize("ours", FROZEN)
+def test_a_killed_run_resumes_with_single_weights_frozen(order, ours, tmp_path):
+    resumes_exactly(tmp_path, 1, order=order, ours=FROZEN[ours], epochs=4)
 
 
 @pytest.mark.parametrize("order", ["backup first", "backup last"])

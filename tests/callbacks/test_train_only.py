@@ -208,3 +208,15 @@ def test_a_selection_of_nothing_is_refused():
     with pytest.raises(ValueError, match="select='kernle'"):
         reference.fit(model, DATA, callbacks=[TrainOnly("kernle")])
     assert len(model.trainable_variables) == 6
+
+
+def test_averages_of_what_was_frozen_are_its_weights():
+    """They were zeros where an optimizer was built before its first step."""
+    model = compiled(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5))
+    reference.build(model.optimizer, model.trainable_variables)
+    reference.fit(model, DATA, epochs=2, callbacks=[TrainOnly("head")])
+    weights, state = reference.weights(model), reference.optimizer_state(model)
+    for path in weights:
+        if "low" in path:
+            average = state[f"_model_variables_moving_average of {path}"]
+            assert np.array_equal(average, weights[path]), path
