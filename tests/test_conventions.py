@@ -314,6 +314,9 @@ def test_a_copy_of_a_callback_is_of_its_own(callback, copied):
     other.set_model(model)
     assert other.model is model
     assert callback.model is None
+    awaits = getattr(vars(model.optimizer).get("load_own_variables"), "hooks", [])
+    assert awaits or isinstance(other, keras_finetune.WeightNormLogger)
+    assert all(hook.prepare.__self__ is other for hook in awaits)
 
 
 # Files
