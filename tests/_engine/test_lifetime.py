@@ -7,6 +7,7 @@ import weakref
 import pytest
 
 from keras_finetune._engine.lifetime import _works, when_let_go
+from keras_finetune._engine.session import world
 
 
 class Thing:
@@ -169,3 +170,15 @@ def test_somebody_empties_the_callbacks_of_the_collector(no_collector):
     gc.callbacks[:] = before
     del thing
     assert hears.told
+
+
+@pytest.mark.backend("tensorflow")
+def test_a_graph_and_a_strategy_are_contexts():
+    import tensorflow as tf
+
+    assert world.is_plain()
+    with tf.Graph().as_default():
+        assert not world.is_plain()
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        assert not world.is_plain()
+    assert world.is_plain()

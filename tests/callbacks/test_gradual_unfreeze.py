@@ -461,6 +461,26 @@ def _interrupt(model, callbacks, where, error):
         )
 
 
+def goes_on_as_plain(model):
+    """A plain `fit` from here is that of a model that never saw us."""
+    twin = reference.make_model()
+    twin.set_weights(model.get_weights())
+    for layer, of in zip(twin.layers, model.layers):
+        layer.trainable = of.trainable
+    compiled(twin, optimizer=keras.optimizers.Adam(0.01))
+    reference.build(twin.optimizer, twin.trainable_variables)
+    reference.copy_state(
+        model.optimizer,
+        model.trainable_variables,
+        twin.optimizer,
+        twin.trainable_variables,
+    )
+    for one in (model, twin):
+        reference.fit(one, DATA, epochs=1)
+    one, other = reference.weights(model), reference.weights(twin)
+    assert reference.difference(one, other) == 0
+
+
 @pytest.mark.parametrize("where", ["data", "batch", "epoch"])
 @pytest.mark.parametrize("error", [Stop(), KeyboardInterrupt()])
 def test_an_interrupted_fit_leaves_plain_objects(where, error):
@@ -480,23 +500,7 @@ def test_an_interrupted_fit_leaves_plain_objects(where, error):
     assert set(vars(optimizer)) <= {*names, "save_own_variables"}
     assert not any("call" in vars(layer) for layer in model.layers)
 
-    # A plain `fit` from here is that of a model that never saw us.
-    twin = reference.make_model()
-    twin.set_weights(model.get_weights())
-    for layer, of in zip(twin.layers, model.layers):
-        layer.trainable = of.trainable
-    compiled(twin, optimizer=keras.optimizers.Adam(0.01))
-    reference.build(twin.optimizer, twin.trainable_variables)
-    reference.copy_state(
-        model.optimizer,
-        model.trainable_variables,
-        twin.optimizer,
-        twin.trainable_variables,
-    )
-    for one in (model, twin):
-        reference.fit(one, DATA, epochs=1)
-    one, other = reference.weights(model), reference.weights(twin)
-    assert reference.difference(one, other) == 0
+    goes_on_as_plain(model)
     assert "make_train_function" not in vars(model)
     assert set(vars(optimizer)) <= names
 
@@ -600,19 +604,7 @@ def test_ctrl_c_while_slots_are_made_loses_none(call, monkeypatch):
     for name, value in after.items():
         assert np.array_equal(value, before[name]), name
 
-    twin = reference.make_model()
-    twin.set_weights(model.get_weights())
-    for layer, of in zip(twin.layers, model.layers):
-        layer.trainable = of.trainable
-    compiled(twin, keras.optimizers.Adam(0.01))
-    reference.build(twin.optimizer, twin.trainable_variables)
-    reference.copy_state(
-        optimizer, model.trainable_variables, twin.optimizer, twin.trainable_variables
-    )
-    for one in (model, twin):
-        reference.fit(one, DATA)
-    one, other = reference.weights(model), reference.weights(twin)
-    assert reference.difference(one, other) == 0
+    goes_on_as_plain(model)
 
 
 def test_no_file_is_awaited_for_a_model_that_a_callback_has_left():
