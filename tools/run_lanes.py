@@ -20,6 +20,8 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / ".tox" / "results"
+# A lane with TensorFlow takes 2.1 to 2.7 GB, one with PyTorch 1.4, one with JAX 1.2.
+LANE_BYTES = 2_000_000_000
 
 
 @dataclass
@@ -92,6 +94,15 @@ def main(arguments: list[str]) -> int:
         if lane not in known:
             parser.error(f"there is no lane {lane!r} in setup.cfg, only {known}")
     notes = {lane: config[prefix + lane].get("description", lane) for lane in lanes}
+
+    absent = [lane for lane in lanes if not (ROOT / ".tox" / lane).is_dir()]
+    expected, free = len(absent) * LANE_BYTES, shutil.disk_usage(ROOT).free
+    if free < expected:
+        parser.error(
+            f"{len(absent)} lanes have to be installed. "
+            f"Expected: {expected / 1e9:.0f} GB of free disk. "
+            f"Received: {free / 1e9:.1f} GB"
+        )
 
     # A file of an earlier run must not pass for one of this run, and setuptools would
     # pack what an earlier build left behind.
