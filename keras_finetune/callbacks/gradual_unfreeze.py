@@ -154,8 +154,16 @@ class GradualUnfreeze(keras.callbacks.Callback):
         self._stages, self._entered = None, False
         session.await_no_file(self)
         self._backups = Backups(model, "GradualUnfreeze", self._state, self._observe)
-        self._check_settings(self._backups.latest())
+        state = self._backups.latest()
+        self._check_settings(state)
         if resumes(model):
+            if state is None:
+                session.announce(
+                    model,
+                    "The backup to resume from was written by a run without "
+                    "`GradualUnfreeze`: groups that may have been training are frozen "
+                    "until their stage.",
+                )
             session.make_room(model, self._prepare().variables(self._prepare().last))
         self._backups.hook()
         session.await_file(model, self, self._enter_stage_of_file, last=True)

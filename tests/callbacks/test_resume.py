@@ -25,10 +25,17 @@ def all_groups():
 
 
 def run(
-    directory, *, order, kill_after=None, epochs=6, optimizer=None, ours=all_groups
+    directory,
+    *,
+    order,
+    kill_after=None,
+    epochs=6,
+    optimizer=None,
+    ours=all_groups,
+    body=lambda: None,
 ):
     """One process: builds everything anew, fits, and may be killed."""
-    model = reference.make_model()
+    model = reference.make_model(body=body())
     optimizer = optimizer or (
         lambda: keras.optimizers.AdamW(0.02, weight_decay=0.1, use_ema=True)
     )
@@ -101,6 +108,43 @@ def test_a_backup_of_another_plan_is_refused(order, other, tmp_path):
     (name,) = other
     assert str(e.value).count(f"{name}=") == 2
     assert reference.difference(reference.weights(model), before) == 0
+
+
+@pytest.mark.parametrize("order", ["backup first", "backup last"])
+def test_a_backup_of_a_run_without_us_is_taken_up_with_a_message(
+    order, tmp_path, capsys
+):
+    for ours in (list, all_groups):
+        with pytest.raises(Killed):
+            run(tmp_path, order=order, kill_after=2, ours=ours)
+        run(tmp_path, order=order)
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("run without `GradualUnfreeze`" in said) == (ours is list)
+
+
+@pytest.mark.parametrize("generator", [False, True])
+def test_dropout_that_begins_anew_is_named(generator, tmp_path, capsys):
+    layers = keras.layers
+
+    def body():
+        noisy = [layers.Dropout(0.5, name="noise"), layers.Dropout(0.0, name="none")]
+        return [layers.Dense(6, name="low"), *noisy, layers.Dense(5, name="middle")]
+
+    if not KERAS_3 and generator:
+        keras.backend.experimental.enable_tf_random_generator()
+    try:
+        with pytest.raises(Killed):
+            run(tmp_path, order="backup first", kill_after=1, body=body)
+        assert "begin anew" not in capsys.readouterr().out
+        run(tmp_path, order="backup first", body=body)
+    finally:
+        if not KERAS_3:
+            keras.backend.experimental.disable_tf_random_generator()
+    said = " ".join(capsys.readouterr().out.split())
+    exact = KERAS_3 or generator
+    assert (
+        ("of these layers begin anew" in said) == ("['noise']" in said) == (not exact)
+    )
 
 
 @pytest.mark.keras3

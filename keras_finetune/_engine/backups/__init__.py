@@ -95,6 +95,7 @@ class Backups:
             record = self.record_of(callback)
             if record is not None and self._name in record:
                 _set_generators(self.model, record["generators"])
+                _announce_what_begins_anew(self.model)
                 return dict(record[self._name])
         return None
 
@@ -208,3 +209,16 @@ def _set_generators(model: Any, values: list[Any]) -> None:
     for state, value in zip(states, values, strict=True):
         like = _lane.value(state)
         state.assign(np.asarray(value, like.dtype).reshape(like.shape))
+
+
+def _announce_what_begins_anew(model: Any) -> None:
+    layers = _lane.layers_without_generator(all_layers(model))
+    if layers:
+        session.announce(
+            model,
+            "The random numbers of these layers begin anew, so that the end will not "
+            f"be that of an unbroken run: {[layer.name for layer in layers]}. Keras 2 "
+            "keeps them where no file reaches them, unless the script calls "
+            f"`{keras.__name__}.backend.experimental.enable_tf_random_generator()` "
+            "before it builds the model.",
+        )

@@ -72,6 +72,26 @@ def generator_states(layers: Iterable[Any]) -> list[Any]:
     return list(unique.values())
 
 
+def layers_without_generator(layers: Iterable[Any]) -> list[Any]:
+    """The layers that draw random numbers from operations with a state of their own."""
+    return [
+        layer
+        for layer in layers
+        if _kind_of_generator(layer) == "legacy_stateful" and _draws(layer)
+    ]
+
+
+def _kind_of_generator(layer: Any) -> Any:
+    return getattr(getattr(layer, "_random_generator", None), "_rng_type", None)
+
+
+def _draws(layer: Any) -> bool:
+    """Recurrent layers have a generator, but use it for nothing without dropout."""
+    rates = ("rate", "stddev", "dropout", "recurrent_dropout")
+    given = [getattr(layer, name) for name in rates if hasattr(layer, name)]
+    return any(given) or not given
+
+
 def value(state: Any) -> Any:
     """The value of a generator's state."""
     return state.numpy()

@@ -118,6 +118,12 @@ def generator_states(layers: Iterable[Any]) -> list[Any]:
     return list(unique.values())
 
 
+def layers_without_generator(layers: Iterable[Any]) -> list[Any]:
+    """None: in Keras 3 all that is random draws from a generator."""
+    del layers
+    return []
+
+
 def value(state: Any) -> Any:
     """The value of a generator's state."""
     return np.asarray(keras.ops.convert_to_numpy(state))
