@@ -13,15 +13,19 @@ import sys
 import numpy as np
 
 EPOCHS, BATCHES = 6, 4
+GROUPS = ["low", "middle", "head"]
 
-# Arguments of `GradualUnfreeze` and of `BackupAndRestore`.
+# Arguments of `GradualUnfreeze` and of `BackupAndRestore`; `decay` is that of a
+# `DiscriminativeLR` beside them.
 CHAINS = [
     ({"every": 2, "learning_rate_factor": 0.5}, {"first": True}),
-    ({"every": 2}, {"first": False}),
+    ({"every": 2, "decay": 2.6}, {"first": False}),
     ({"monitor": "loss", "patience": 1, "min_delta": 0.2}, {"first": True}),
     ({"monitor": "loss", "patience": 1, "min_delta": 0.2}, {"first": False}),
-    ({"every": [1, 3]}, {"first": True}),
+    ({"every": [1, 3], "decay": 2.6}, {"first": True}),
 ]
+# How a run that killed itself has ended: by SIGKILL or by `os._exit`.
+KILLED = (-signal.SIGKILL, 9)
 
 
 class Kill:
@@ -32,19 +36,22 @@ class Kill:
         calls: How many function calls after that backup has begun it dies; a backup is
             some thousand calls.
         batch: The batch (from 0) after which it dies if `save` is `None`.
+        leave: Whether it leaves by `os._exit`; else by SIGKILL.
     """
 
-    def __init__(self, save=None, calls=0, batch=0):
-        self.save, self.calls, self.batch = save, calls, batch
+    def __init__(self, save=None, calls=0, batch=0, leave=False):
+        self.save, self.calls, self.batch, self.leave = save, calls, batch, leave
 
     def __repr__(self):
+        how = "os._exit" if self.leave else "SIGKILL"
         if self.save is None:
-            return f"after batch {self.batch}"
-        return f"{self.calls} calls into backup {self.save}"
+            return f"{how} after batch {self.batch}"
+        return f"{how} {self.calls} calls into backup {self.save}"
 
-
-def _die():
-    os.kill(os.getpid(), signal.SIGKILL)
+    def die(self):
+        if self.leave:
+            os._exit(9)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _dying_callback(keras, kill):
@@ -57,7 +64,7 @@ def _dying_callback(keras, kill):
                 nonlocal left
                 left -= 1
                 if left < 0:
-                    _die()
+                    kill.die()
 
             sys.setprofile(count)
 
@@ -67,7 +74,7 @@ def _dying_callback(keras, kill):
         def on_train_batch_end(self, batch, logs=None):
             self.batches += 1
             if kill.save is None and self.batches == kill.batch + 1:
-                _die()
+                kill.die()
 
         def on_epoch_end(self, epoch, logs=None):
             if kill.save is not None:
@@ -111,8 +118,8 @@ def train(path, callback, kill=None, result=None, backup=None, dropout=0.3):
 
     Args:
         path: The directory of the backup.
-        callback: Arguments of `GradualUnfreeze`; `None`: the two lower groups are
-            frozen by hand.
+        callback: Arguments of `GradualUnfreeze`, and `decay`; or the groups that are
+            frozen by hand, in place of it.
         kill: A `Kill`, if it is to die.
         result: The `.npz` file for weights, optimizer and history.
         backup: Arguments of `BackupAndRestore`, with `first` for its place.
@@ -120,19 +127,25 @@ def train(path, callback, kill=None, result=None, backup=None, dropout=0.3):
     """
     import reference
 
-    from keras_finetune import GradualUnfreeze, WeightNormLogger
+    from keras_finetune import DiscriminativeLR, GradualUnfreeze, WeightNormLogger
     from keras_finetune._engine import keras
 
     backup = dict(backup or {})
     first = backup.pop("first", True)
     model, data = model_and_data(keras, dropout)
     callbacks = [keras.callbacks.BackupAndRestore(path, **backup)]
-    if callback is None:
-        for name in ("low", "middle"):
-            model.get_layer(name).trainable = False
-    else:
-        ours = GradualUnfreeze(groups=["low", "middle", "head"], **callback)
+    ours = None
+    if isinstance(callback, dict):
+        decay = callback.get("decay")
+        given = {name: value for name, value in callback.items() if name != "decay"}
+        ours = GradualUnfreeze(groups=GROUPS, **given)
         callbacks.insert(len(callbacks) if first else 0, ours)
+        if decay is not None:
+            rates = DiscriminativeLR(decay, groups=GROUPS)
+            callbacks.insert(len(callbacks) if first else 0, rates)
+    else:
+        for name in callback:
+            model.get_layer(name).trainable = False
     norms = WeightNormLogger(updates=True, distance=True)
     callbacks.insert(len(callbacks) if first else 0, norms)
     model.compile(keras.optimizers.Adam(0.02), "mse")
@@ -151,7 +164,7 @@ def train(path, callback, kill=None, result=None, backup=None, dropout=0.3):
             *reference.weights(model).values(),
             *reference.optimizer_state(model).values(),
         ]
-        history = [] if callback is None else ours.history
+        history = [] if ours is None else ours.history
         stages = [(entry["epoch"], entry["stage"]) for entry in history]
         logs = {f"log/{key}": values for key, values in fitted.history.items()}
         np.savez(result, *arrays, stages=stages, **logs)
@@ -191,10 +204,12 @@ def run(log, **arguments):
 
 def random_kill(rng):
     """A moment after a batch, or in a backup or soon after it."""
+    leave = bool(rng.random() < 0.5)
     if rng.random() < 0.4:
-        return Kill(batch=int(rng.integers(2 * BATCHES)))
+        return Kill(batch=int(rng.integers(2 * BATCHES)), leave=leave)
     # Most backups take some thousand calls; a long tail reaches what comes after.
-    return Kill(save=int(rng.integers(2)), calls=int(10 ** rng.uniform(1, 4)))
+    calls = int(10 ** rng.uniform(1, 4))
+    return Kill(save=int(rng.integers(2)), calls=calls, leave=leave)
 
 
 def chains(directory, rng, kills, callback, backup):
@@ -217,7 +232,7 @@ def chains(directory, rng, kills, callback, backup):
         status, said = run(
             result.with_suffix(".log"), path=path, result=str(result), **more
         )
-        if status not in (0, -signal.SIGKILL) or "Traceback" in said:
+        if status not in (0, *KILLED) or "Traceback" in said:
             raise RuntimeError(f"{kill}: the run ended with {status} and said:\n{said}")
         return status == 0
 

@@ -820,3 +820,20 @@ def test_transitions_are_announced(capsys):
     assert "middle" in said[1]
     watch(GradualUnfreeze(groups=GROUPS), 3)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_transitions_of_long_names_fit_80_columns(colour, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: colour, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    names = [f"{x}_of_a_network_with_long_names" for x in ("low", "middle", "top")]
+    body = [keras.layers.Dense(2, name=name) for name in names]
+    model = reference.compile_model(reference.make_model(body=body), "sgd")
+    callback = GradualUnfreeze(groups=[*names, "head"], initial_groups=3, verbose=1)
+    reference.fit(model, DATA, epochs=2, callbacks=[callback])
+    out = capsys.readouterr().out
+    assert all(name in out for name in names)
+    assert ("\x1b[1m" in out) == colour
+    plain = out.replace("\x1b[1m", "").replace("\x1b[0m", "")
+    assert max(map(len, plain.splitlines())) <= 80
