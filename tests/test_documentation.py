@@ -42,9 +42,10 @@ LANES = {
     ),
     "any Keras": True,
 }
-# The other lanes run what a newcomer reads first.
-WHOLE = _engine.KERAS_3 and os.environ.get("TOX_ENV_NAME") != "keras3-oldest"
-EVERYWHERE = ("README.md", "getting_started.md")
+# Lanes whose Keras another lane has too run what a newcomer reads first, and a page
+# with code for Keras 2.
+WHOLE = os.environ.get("TOX_ENV_NAME") not in ("keras3-oldest", "tf-keras")
+EVERYWHERE = ("README.md", "getting_started.md", "resume.md")
 SLOW = ("regression.md", "tabular.md", "transformer.md", "vision.md")
 
 
@@ -105,6 +106,8 @@ def reader(tmp_path, monkeypatch):
     policy = getattr(mixed_precision, "dtype_policy", mixed_precision.global_policy)()
     yield
     mixed_precision.set_global_policy(policy)
+    if not _engine.KERAS_3:
+        keras.backend.experimental.disable_tf_random_generator()
     keras.backend.clear_session()
 
 
@@ -118,7 +121,7 @@ def test_page_runs(path, reader):
     if path.name in SLOW and _engine.backend() == "jax":
         pytest.skip("takes long to compile; the other backends run it")
     if not (WHOLE or path.name in EVERYWHERE or here.startswith("Keras 2")):
-        pytest.skip("the newest Keras 3 of each backend is enough")
+        pytest.skip("run in another lane of this Keras")
     runner = Runner()
     parsers = [
         CodeBlockParser("python", runner.run),
@@ -164,3 +167,10 @@ def test_tables_are_those_of_the_results():
     found = json.loads(compare.RESULTS.read_text(encoding="utf-8"))
     for name, make in compare.TABLES.items():
         assert between("side_by_side.md", name) == make(found)
+
+
+def test_every_page_is_found_from_the_first():
+    index = ROOT / "docs" / "index.md"
+    linked = set(re.findall(r"\]\(([a-z_/]+\.md)", index.read_text(encoding="utf-8")))
+    pages = {path.relative_to(index.parent).as_posix() for path in PAGES[1:]}
+    assert linked == pages - {"index.md"}
