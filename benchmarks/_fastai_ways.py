@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
+from functools import partial
 
-import fastai.callback.schedule  # noqa: F401 (gives `Learner` its schedules)
 import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
+from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.metrics import accuracy
+from fastai.optimizer import Optimizer, average_grad, average_sqr_grad, step_stat
 from torch import nn
 
 EPOCHS, STAGE, STEPS = 10, 2, 10
@@ -72,10 +75,40 @@ def fine_tune(learn, rate):
     learn.fine_tune(EPOCHS - STAGE, rate, freeze_epochs=STAGE)
 
 
+def slanted(done, top, steps=EPOCHS * STEPS, cut_frac=0.1, ratio=32):
+    """The rate of `_transfer.SlantedTriangular`, after a fraction of the steps."""
+    cut = math.floor(steps * cut_frac)
+    step = done * steps
+    least = min(step / cut, 1 - (step - cut) / (steps - cut))
+    return top * (1 + least * (ratio - 1)) / ratio
+
+
+def keras_step(p, lr, mom, step, sqr_mom, grad_avg, sqr_avg, eps, **kwargs):
+    # fastai adds epsilon to the root of the corrected average, as Algorithm 1 of the
+    # paper does, Keras before the correction. Small gradients feel it in early steps.
+    rate = lr * math.sqrt(1 - sqr_mom**step) / (1 - mom**step)
+    p.data.addcdiv_(grad_avg, sqr_avg.sqrt() + eps, value=-rate)
+
+
+def keras_adam(params, lr):
+    """Adam with the defaults of Keras."""
+    averages = [partial(average_grad, dampening=True), average_sqr_grad]
+    steps = [*averages, step_stat, keras_step]
+    return Optimizer(params, steps, lr=lr, mom=0.9, sqr_mom=0.999, eps=1e-7)
+
+
+def same_schedule(learn, rate):
+    """The arm "full" of Keras: its schedule and its optimizer."""
+    learn.opt_func = keras_adam
+    schedule = ParamScheduler({"lr": partial(slanted, top=rate)})
+    learn.fit(EPOCHS, rate, cbs=schedule)
+
+
 ARMS = {
     "fastai, full, one cycle": full,
     "fastai, a fit a stage": by_stage,
     "fastai, fine_tune": fine_tune,
+    "fastai, full, same schedule": same_schedule,
 }
 
 
@@ -92,8 +125,8 @@ def learner(model, data, **kwargs):
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)  # as in `_transfer`
 
 
-def study(seeds, folder, rates=RATES):
-    """Every arm on every task that the study left in `folder`."""
+def study(seeds, folder, arms=None, rates=RATES):
+    """Every arm on every task that the study of Keras left in `folder`."""
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as arrays:
             arrays = dict(arrays)
@@ -103,7 +136,10 @@ def study(seeds, folder, rates=RATES):
         weights = [arrays[f"weight{i}"] for i in range(8)]
         task, seed = str(arrays["task"]), int(arrays["seed"])
         images = torch.tensor(np.moveaxis(parts["test"][0], -1, 1).copy())
+        print(f"{task}, seed {seed}", flush=True)
         for name, arm in ARMS.items():
+            if arms is not None and name not in arms:
+                continue
             for rate in rates:
                 torch.manual_seed(seed)
                 random.seed(seed)

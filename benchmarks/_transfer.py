@@ -167,6 +167,7 @@ ARMS = {
 
 def tune(name, weights, train, validation, test, rate, seed):
     """One arm at one rate; returns its accuracy for choosing, and on test images."""
+    keras.backend.clear_session()  # TensorFlow keeps the graph of each fit
     keras.utils.set_random_seed(seed)
     x, y = train
     model = network(x.shape[1:])
@@ -191,13 +192,14 @@ def tune(name, weights, train, validation, test, rate, seed):
     return accuracy(*validation), accuracy(*test)
 
 
-def study(seeds, folder, rates=RATES):
+def study(seeds, folder, arms=None, rates=RATES):
     """Every arm on every task; also leaves each task in `folder`, for other tools."""
     for seed in seeds:
         for source, old, found in sources(seed):
             weights = pretrained(*old, seed)
             for n, parts in found.items():
                 task = f"{source}, {n} a class"
+                print(f"{task}, seed {seed}", flush=True)
                 arrays = {f"weight{i}": w for i, w in enumerate(weights)}
                 for part, (x, y) in zip(("train", "validation", "test"), parts):
                     arrays |= {f"{part}_x": x, f"{part}_y": y}
@@ -205,6 +207,8 @@ def study(seeds, folder, rates=RATES):
                     folder / f"{source}-{n}-{seed}.npz", task=task, seed=seed, **arrays
                 )
                 for name in ARMS:
+                    if arms is not None and name not in arms:
+                        continue
                     for rate in rates:
                         scores = tune(name, weights, *parts, rate, seed)
                         yield task, name, rate, seed, *scores

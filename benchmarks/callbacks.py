@@ -283,14 +283,16 @@ PARTS = {
 }
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a small network")
     parser.add_argument("--repetitions", type=int, default=40, help="pairs of steps")
-    parser.add_argument("--runs", type=int, default=3, help="pairs of whole runs")
+    parser.add_argument(
+        "--runs", type=int, default=3, help="pairs of whole fits, first steps"
+    )
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments)
     if backend() != "tensorflow":
         parser.error("the steps are timed by TensorFlow's train functions only")
 

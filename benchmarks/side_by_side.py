@@ -4,21 +4,28 @@
     python benchmarks/side_by_side.py --python tensorflow=PYTHON --python torch=PYTHON
     python benchmarks/side_by_side.py --parts render
 
-`--python` names an interpreter, with `KERAS_BACKEND` before it where it matters; each
-one runs what it can import, and an error takes the place of a figure. Every measurement
-of cost has a process of its own; in a repetition all ways run one after the other, in
-turn from the first and from the last, so that a busy machine slows all of them. MNIST
-comes from the folder in `KERAS_FINETUNE_DATA` (see `_data.py`); without it, the digits
-of scikit-learn are what is left.
+`--python` names an interpreter, and before it what it is to run: a backend of Keras, or
+`fastai`. With nothing before it, or without the option, an interpreter runs what it
+has: Keras on its own backend, and fastai. Such a pair is a lane. Every measurement of
+cost has a process of its own; in a repetition all ways run one after the other, in turn
+from the first and from the last, so that a busy machine slows all of them. MNIST comes
+from the folder in `KERAS_FINETUNE_DATA` (see `_data.py`); without it, the study of
+quality has the digits of scikit-learn only.
 
 Results are kept in results/side_by_side.json, part by part; the tables of
-docs/side_by_side.md and its figure are written from there.
+docs/side_by_side.md and its figure are written from there. What is measured takes the
+place of what the same lane measured before, and the rows of other lanes stay; in the
+study of quality it takes the place of the same arm on the same task. A part in which a
+process fails, or which no lane can run, stays as it was, and a line says so. `--out`
+names a folder to begin afresh in, without a touch to what is published.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import resource
@@ -26,14 +33,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "side_by_side.json"
-STEPS = HERE / "results" / "callbacks.txt"
 PAGE = HERE.parent / "docs" / "side_by_side.md"
 FIGURE = HERE.parent / "docs" / "images" / "side_by_side.png"
+BACKENDS = ("tensorflow", "torch", "jax")
 PREDICTION = (
     "mc_predict",
     "a loop of `model(x, training=True)`",
@@ -59,27 +67,35 @@ MARKS = {
 # --- one process ----------------------------------------------------------------------
 
 
-def ask():
-    """What this interpreter has."""
-    found = {name: bool(importlib.util.find_spec(name)) for name in NAMES}
-    versions = []
-    if found["fastai"]:
+def ask(kind):
+    """What this interpreter runs as a lane of this kind; nothing where it has none."""
+    has = {name: bool(importlib.util.find_spec(name)) for name in NAMES}
+    if kind == "fastai":
+        if not has["fastai"]:
+            return {}
         import fastai
         import torch
 
-        versions = [f"fastai {fastai.__version__}", f"PyTorch {torch.__version__}"]
-    elif found["keras"]:
-        from keras_finetune._engine import KERAS_3, backend, keras
+        name = f"fastai {fastai.__version__}, PyTorch {torch.__version__}"
+        return {"lane": name, "tool": "fastai"}
+    if not has["keras"]:
+        return {}
+    if kind in BACKENDS:
+        os.environ["KERAS_BACKEND"] = kind
+    elif not has["tensorflow"]:  # Keras's default, whether it is there or not
+        found = [name for name in BACKENDS if has[name]]
+        os.environ.setdefault("KERAS_BACKEND", *found[:1] or ["tensorflow"])
+    from keras_finetune._engine import KERAS_3, backend, keras
 
-        found["major"] = 3 if KERAS_3 else 2
-        found["backend"] = backend()
-        versions = [f"Keras {keras.__version__} on {backend()}"]
-        if found["tensorflow_addons"]:
-            versions.append("TensorFlow Addons")
-    return {**found, "versions": ", ".join(versions)}
+    name = f"Keras {keras.__version__} on {backend()}"
+    multi = hasattr(keras.optimizers, "MultiOptimizer")
+    if not KERAS_3:
+        multi = has["tensorflow_addons"]
+        name += ", TensorFlow Addons" if multi else ""
+    return {"lane": name, "tool": "keras", "backend": backend(), "multi": multi}
 
 
-NAMES = ("keras", "fastai", "tensorflow_addons", "uncertainty_wizard", "torch")
+NAMES = (*BACKENDS, "keras", "fastai", "tensorflow_addons")
 
 
 def cost(way):
@@ -110,18 +126,30 @@ def breaks(way):
         return _ways.breaks(way, folder)
 
 
-def quality(folder, seeds, out):
-    import torch
+def quality(tool, seeds, folder, arms, out):
+    if importlib.util.find_spec("torch"):
+        import torch
 
-    torch.set_num_threads(1)  # tiny networks; several processes may share the cores
-    if importlib.util.find_spec("fastai"):
+        torch.set_num_threads(1)  # tiny networks; several processes may share the cores
+    if tool == "fastai":
         from _fastai_ways import study
     else:
         from _transfer import study
     with open(out, "w", encoding="utf-8") as file:
-        for row in study(seeds, Path(folder)):
+        for row in study(seeds, Path(folder), arms):
             file.write(json.dumps(row) + "\n")
             file.flush()
+
+
+def steps(pairs):
+    """What `callbacks.py` prints, below its command."""
+    import callbacks
+
+    arguments = ["--parts", "multi", "rates", "--repetitions", str(pairs)]
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        callbacks.main(arguments)
+    command = " ".join(["$ python benchmarks/callbacks.py", *arguments])
+    return [command, *text.getvalue().splitlines()]
 
 
 def prediction(way):
@@ -136,14 +164,13 @@ def norms():
     return weight_norms.measure("MobileNetV2", 7)
 
 
-WORK = (ask, cost, breaks, quality, prediction, norms)
+WORK = (ask, cost, breaks, quality, steps, prediction, norms)
 
 
 class Lane:
-    """An interpreter, and the backend that Keras is to take in it."""
+    """An interpreter, and what runs in it: Keras on one backend, or fastai."""
 
-    def __init__(self, spec):
-        backend, _, python = spec.rpartition("=")
+    def __init__(self, python, kind):
         self.python = os.path.abspath(python) if os.sep in python else python
         path = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
         self.environment = {
@@ -152,13 +179,14 @@ class Lane:
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "CUDA_VISIBLE_DEVICES": "-1",
         }
-        if backend:
-            self.environment["KERAS_BACKEND"] = backend
-        self.has = self.run("ask")
-        if self.has["torch"]:
+        has = self.run("ask", kind)
+        self.name, self.tool = has.get("lane"), has.get("tool")
+        self.backend, self.multi = has.get("backend"), has.get("multi")
+        if self.backend:
+            self.environment["KERAS_BACKEND"] = self.backend
+        if self.tool == "fastai" or self.backend == "torch":
             # Threads of PyTorch spin and stop each other where the cores are busy.
             self.environment["OMP_NUM_THREADS"] = "1"
-        self.name = self.has["versions"] or "nothing"
 
     def run(self, work, *arguments):
         """What a process of its own returns; its last words are in the error."""
@@ -168,50 +196,77 @@ class Lane:
             tempfile.TemporaryDirectory() as folder,
             tempfile.NamedTemporaryFile("r", suffix=".json") as file,
         ):
-            done = subprocess.run(
-                [*command, json.dumps([file.name, *arguments])],
-                cwd=folder,
-                env=self.environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            try:
+                done = subprocess.run(
+                    [*command, json.dumps([file.name, *arguments])],
+                    cwd=folder,
+                    env=self.environment,
+                    # The study of quality is long, and says where it is.
+                    stdout=None if work == "quality" else subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    check=False,
+                )
+            except OSError as error:
+                raise RuntimeError(f"{self.python}: {error}") from error
             if done.returncode:
                 raise RuntimeError(f"{work} {arguments}:\n{done.stderr[-2000:]}")
             return json.load(file)
 
     def ways(self):
-        if self.has["fastai"]:
+        if self.tool == "fastai":
             return ["fastai"]
-        if not self.has["keras"]:
-            return []
-        if self.has["backend"] != "tensorflow":
+        if self.backend != "tensorflow":
             return ["ours", "by hand"]
-        multi = self.has["major"] == 3 or self.has["tensorflow_addons"]
-        return [way for way in WAYS if multi or way != "multi"]
+        return [way for way in WAYS if self.multi or way != "multi"]
+
+
+def lanes_of(specs):
+    """The lanes that the interpreters have, in the order given."""
+    lanes = []
+    for spec in specs:
+        kind, _, python = spec.rpartition("=")
+        found = []
+        for each in [kind] if kind else ["keras", "fastai"]:
+            try:
+                lane = Lane(python, each)
+            except RuntimeError as error:
+                said = str(error).strip().splitlines()[-1]
+                print(f"{spec}: left out, as {each} fails. {said}", flush=True)
+                continue
+            if lane.name:
+                found.append(lane)
+        if not found:
+            print(f"{spec}: nothing to run", flush=True)
+        lanes += found
+    return lanes
 
 
 # --- the parts ------------------------------------------------------------------------
 
 
-def in_turns(work, turns, repetitions):
+def in_turns(work, lanes, ways, repetitions):
     """A row for each way in each lane, again and again, to and fro."""
+    turns = [(lane, way) for lane in lanes for way in ways(lane)]
+    run = int(time.time())
     rows = []
     for repetition in range(repetitions):
         for lane, way in turns if repetition % 2 else reversed(turns):
             print(f"{work} {repetition}: {lane.name}, {way}", flush=True)
-            row = {"lane": lane.name, "way": way, "repetition": repetition}
+            row = {"lane": lane.name, "way": way, "run": run, "repetition": repetition}
             rows.append(row | lane.run(work, way))
     return rows
 
 
-def on_tensorflow(lanes):
-    return [lane for lane in lanes if lane.has.get("backend") == "tensorflow"]
+def on_tensorflow(lanes, part):
+    found = [lane for lane in lanes if lane.backend == "tensorflow"]
+    if not found:
+        print(f"{part}: needs an interpreter with TensorFlow", flush=True)
+    return found
 
 
 def measure_cost(lanes, options):
-    turns = [(lane, way) for lane in lanes for way in lane.ways()]
-    return in_turns("cost", turns, options.repetitions)
+    return in_turns("cost", lanes, Lane.ways, options.repetitions)
 
 
 def measure_breaks(lanes, options):
@@ -224,36 +279,73 @@ def measure_breaks(lanes, options):
 
 
 def measure_quality(lanes, options):
-    """Keras on PyTorch if there is one: nothing to trace, and fastai's own backend."""
-    chosen = [lane for lane in lanes if lane.has.get("backend") == "torch"]
-    chosen += [lane for lane in lanes if lane.has["fastai"]]
+    """The first Keras, which makes the tasks and runs its arms; then the first fastai.
+
+    A row is the lane, the task, the arm, the rate, the seed, and the accuracy on the
+    images to choose by and on those to test on.
+    """
+    keras = [lane for lane in lanes if lane.tool == "keras"]
+    if not keras:
+        print("quality: needs an interpreter with Keras, which makes the tasks")
+        return []
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for lane in chosen:
+        out = f"{folder}/rows"
+        fastai = [lane for lane in lanes if lane.tool == "fastai"]
+        for lane in keras[:1] + fastai[:1]:
             print(f"quality: {lane.name}", flush=True)
-            out = f"{folder}/rows"
-            lane.run("quality", folder, list(range(1, options.seeds + 1)), out)
+            seeds = list(range(1, options.seeds + 1))
+            lane.run("quality", lane.tool, seeds, folder, options.arms, out)
             with open(out, encoding="utf-8") as file:
-                rows += map(json.loads, file)
+                rows += [[lane.name, *json.loads(line)] for line in file]
     return rows
 
 
+def measure_steps(lanes, options):
+    found = {}
+    for lane in on_tensorflow(lanes, "steps"):
+        print(f"steps: {lane.name}", flush=True)
+        found[lane.name] = lane.run("steps", options.pairs)
+    return found
+
+
 def measure_prediction(lanes, options):
-    turns = [(lane, way) for lane in on_tensorflow(lanes) for way in PREDICTION]
-    return in_turns("prediction", turns, options.repetitions)
+    lanes = on_tensorflow(lanes, "prediction")
+    return in_turns("prediction", lanes, lambda lane: PREDICTION, options.repetitions)
 
 
 def measure_norms(lanes, options):
-    return {lane.name: lane.run("norms") for lane in on_tensorflow(lanes)}
+    return {lane.name: lane.run("norms") for lane in on_tensorflow(lanes, "norms")}
 
 
 PARTS = {
     "cost": measure_cost,
+    "steps": measure_steps,
     "breaks": measure_breaks,
     "quality": measure_quality,
     "prediction": measure_prediction,
     "norms": measure_norms,
 }
+
+
+def merged(old, new):
+    """New rows in the place of old ones of the same lane, or of the same arm and task.
+
+    An arm has one lane at a time: its rows are compared seed by seed with another's.
+    """
+    if isinstance(new, dict):
+        return {**(old or {}), **new}
+
+    def key(row):
+        return row["lane"] if isinstance(row, dict) else tuple(row[1:3])
+
+    fresh = defaultdict(list)
+    for row in new:
+        fresh[key(row)].append(row)
+    replaced, rows = set(fresh), []
+    for row in old or []:  # each where the first of the old ones was
+        rows += fresh.pop(key(row), []) if key(row) in replaced else [row]
+    return rows + [row for found in fresh.values() for row in found]
 
 
 # --- the page -------------------------------------------------------------------------
@@ -296,13 +388,13 @@ def cost_table(results):
             middle = statistics.median(map(pick, found))
             if not base or found is base:
                 return f"{middle:.3g}"
-            beside = {row["repetition"]: pick(row) for row in base}
-            ratio = statistics.median(
-                pick(row) / beside[row["repetition"]]
-                for row in found
-                if row["repetition"] in beside
-            )
-            return f"{middle:.3g} (x{ratio:.2f})"
+            beside = {turn(row): pick(row) for row in base}
+            ratios = [
+                pick(row) / beside[turn(row)] for row in found if turn(row) in beside
+            ]
+            # Times of two runs on a machine that is now busy, now idle say nothing.
+            ratio = f" (x{statistics.median(ratios):.2f})" if ratios else ""
+            return f"{middle:.3g}{ratio}"
 
         steps = [of(lambda row, s=s: row["steps"][s]) for s in range(3)]
         if way == "multi":
@@ -313,6 +405,10 @@ def cost_table(results):
     rows.sort(key=lambda row: (row[0], order.index(row[1])))
     head = ["lane", "way", "step, head", "step, 2 groups", "step, all", "first step, s"]
     return table([*head, "peak, MiB", "lines"], rows)
+
+
+def turn(row):
+    return row.get("run"), row["repetition"]
 
 
 def _torch(grouped):
@@ -335,17 +431,21 @@ def breaks_table(results):
 
 def chosen(rows):
     """For each task and arm: the rate, and its test accuracies, by the other images."""
-    scores = defaultdict(lambda: defaultdict(list))
-    for task, arm, rate, _, validation, test in rows:
-        scores[task, arm][rate].append((validation, test))
+    scores = defaultdict(lambda: defaultdict(dict))
+    for _, task, arm, rate, seed, validation, test in rows:
+        scores[task, arm][rate][seed] = validation, test
     found = {}
     for key, by_rate in scores.items():
-        rate = max(by_rate, key=lambda r: statistics.mean(v for v, _ in by_rate[r]))
-        found[key] = rate, [test for _, test in by_rate[rate]]
+        rate = max(
+            by_rate, key=lambda r: statistics.mean(v for v, _ in by_rate[r].values())
+        )
+        tests = {seed: test for seed, (_, test) in by_rate[rate].items()}
+        found[key] = rate, tests
     return found
 
 
 def mean_and_error(values):
+    values = list(values)
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0
     return 100 * statistics.mean(values), 100 * error
 
@@ -353,19 +453,29 @@ def mean_and_error(values):
 def quality_table(results):
     def cell(found, task, arm):
         rate, tests = found[task, arm]
-        mean, error = mean_and_error(tests)
+        mean, error = mean_and_error(tests.values())
         return f"{mean:.1f} ± {error:.1f} ({rate:g})"
 
-    seeds = ", ".join(map(str, sorted({row[3] for row in results["quality"]})))
-    return f"Seeds {seeds}.\n\n" + arms_table(results, "arm", cell)
+    seeds = defaultdict(set)
+    for row in results["quality"]:
+        seeds[row[0]].add(row[4])
+    said = [
+        f"{lane}: seeds {', '.join(map(str, sorted(found)))}."
+        for lane, found in seeds.items()
+    ]
+    return f"{' '.join(said)}\n\n" + arms_table(results, "arm", cell)
 
 
 def difference_table(results):
     """Each arm less the full one, paired by seed: what the technique adds."""
 
     def cell(found, task, arm):
-        pairs = zip(found[task, arm][1], found[task, "full"][1])
-        mean, error = mean_and_error([a - b for a, b in pairs])
+        full = found.get((task, "full"), (None, {}))[1]
+        tests = found[task, arm][1]
+        differences = [tests[seed] - full[seed] for seed in tests if seed in full]
+        if not differences:
+            return "-"
+        mean, error = mean_and_error(differences)
         return f"{mean:+.1f} ± {error:.1f}"
 
     return arms_table(results, "arm, less full", cell, leave_out="full")
@@ -392,21 +502,23 @@ def arms_table(results, title, cell, leave_out=None):
 def by_rate_table(results):
     """What the search for a rate saw: the test accuracy at every rate."""
     found = defaultdict(list)
-    for task, arm, rate, _, _, test in results["quality"]:
+    for _, task, arm, rate, _, _, test in results["quality"]:
         found[arm, rate, task].append(test)
     tasks = list(dict.fromkeys(task for _, _, task in found))
     rows = []
     for arm in ("full", "+ both"):
         for rate in dict.fromkeys(rate for a, rate, _ in found if a == arm):
-            means = [mean_and_error(found[arm, rate, task])[0] for task in tasks]
-            rows.append([arm, f"{rate:g}", *(f"{mean:.1f}" for mean in means)])
+            tests = [found.get((arm, rate, task)) for task in tasks]
+            means = [f"{mean_and_error(t)[0]:.1f}" if t else "-" for t in tests]
+            rows.append([arm, f"{rate:g}", *means])
     return table(["arm", "base rate", *tasks], rows)
 
 
 def steps_text(results):
     """What `callbacks.py` printed."""
-    del results
-    return f"```console\n{STEPS.read_text(encoding='utf-8').strip()}\n```"
+    lanes = sorted(results["steps"].items())
+    printed = "\n".join(line for _, lines in lanes for line in lines)
+    return f"```console\n{printed}\n```"
 
 
 def prediction_table(results):
@@ -447,9 +559,12 @@ def norms_table(results):
     return table(["lane", "way", "ms"], rows)
 
 
-def draw(results):
-    import matplotlib
-
+def draw(results, path):
+    try:
+        import matplotlib
+    except ImportError:
+        print(f"{path.name}: not drawn, as Matplotlib is not installed")
+        return
     matplotlib.use("agg")
     from matplotlib import pyplot
 
@@ -459,7 +574,7 @@ def draw(results):
     figure, axes = pyplot.subplots(figsize=(8, 3.6), layout="constrained")
     for i, arm in enumerate(arms):
         here = [
-            (x, *mean_and_error(found[task, arm][1]))
+            (x, *mean_and_error(found[task, arm][1].values()))
             for x, task in enumerate(tasks)
             if (task, arm) in found
         ]
@@ -471,7 +586,9 @@ def draw(results):
     axes.set_ylabel("test accuracy, %")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=7, loc="lower right")
-    figure.savefig(FIGURE, dpi=110)
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 TABLES = {
@@ -486,45 +603,56 @@ TABLES = {
 }
 
 
-NEEDS = {"difference": "quality", "by rate": "quality", "steps": "cost"}
+NEEDS = {"difference": "quality", "by rate": "quality"}
 
 
-def render(results):
-    text = PAGE.read_text(encoding="utf-8")
-    for name, make in TABLES.items():  # between its marks
-        if NEEDS.get(name, name) not in results:
-            continue
-        begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
-        text = f"{before}{begin}\n\n{make(results)}\n\n{end}{after}"
-    PAGE.write_text(text, encoding="utf-8")
+def render(results, out=None):
+    """Write the tables into the page; into a folder of one's own, the tables only."""
+    made = {
+        name: make(results)
+        for name, make in TABLES.items()
+        if NEEDS.get(name, name) in results
+    }
+    if out:
+        text = "\n".join(f"## {name}\n\n{found}\n" for name, found in made.items())
+        (out / PAGE.name).write_text(text, encoding="utf-8")
+    else:
+        text = PAGE.read_text(encoding="utf-8")
+        for name, found in made.items():  # between its marks
+            begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
+            before, _, rest = text.partition(begin)
+            _, _, after = rest.partition(end)
+            text = f"{before}{begin}\n\n{found}\n\n{end}{after}"
+        PAGE.write_text(text, encoding="utf-8")
     if "quality" in results:
-        draw(results)
+        draw(results, out / FIGURE.name if out else FIGURE)
 
 
-def keep(results):
-    """One line for each row: changes can be read."""
+def keep(results, path):
+    """One line for each row, or for each lane: changes can be read."""
     parts = []
     for name, part in results.items():
-        if isinstance(part, list):
-            rows = ",\n  ".join(map(json.dumps, part))
-            parts.append(f" {json.dumps(name)}: [\n  {rows}\n ]")
-        else:
-            parts.append(f" {json.dumps(name)}: {json.dumps(part)}")
-    text = "{\n" + ",\n".join(parts) + "\n}\n"
-    RESULTS.write_text(text, encoding="utf-8")
+        brackets, rows = "[]", map(json.dumps, part)
+        if isinstance(part, dict):
+            brackets = "{}"
+            rows = (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in part.items())
+        body = ",\n  ".join(rows)
+        parts.append(f" {json.dumps(name)}: {brackets[0]}\n  {body}\n {brackets[1]}")
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--python", action="append", metavar="[BACKEND=]PATH")
+    parser.add_argument("--python", action="append", metavar="[KIND=]PATH")
     parser.add_argument(
         "--parts", nargs="+", choices=[*PARTS, "render"], default=[*PARTS, "render"]
     )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5, help="how many, for quality")
+    parser.add_argument("--arms", nargs="+", help="of quality; all if not given")
+    parser.add_argument("--repetitions", type=int, default=3, help="cost, prediction")
+    parser.add_argument("--pairs", type=int, default=20, help="of steps")
     parser.add_argument("--data", help="the folder that holds mnist10k.npz")
+    parser.add_argument("--out", type=Path, help="a folder for results and tables")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.data:
@@ -534,19 +662,32 @@ def main():
         out, *arguments = json.loads(arguments)
         work = {function.__name__: function for function in WORK}[name]
         Path(out).write_text(json.dumps(work(*arguments), default=float))
-        return
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    lanes = None
+        return 0
+    path = RESULTS
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        path = options.out / RESULTS.name
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    failed, lanes = [], None
     for part in options.parts:
         if part == "render":
-            render(results)
+            render(results, options.out)
             continue
         if lanes is None:
-            lanes = [Lane(spec) for spec in options.python or [sys.executable]]
-        results["lanes"] = sorted({*results.get("lanes", []), *(x.name for x in lanes)})
-        results[part] = PARTS[part](lanes, options)
-        keep(results)
+            lanes = lanes_of(options.python or [sys.executable])
+        try:
+            found = PARTS[part](lanes, options)
+        except RuntimeError as error:
+            failed.append(part)
+            print(f"{part}: failed, and stays as it was. {error}", flush=True)
+            continue
+        if not found:
+            print(f"{part}: nothing measured, stays as it was", flush=True)
+            continue
+        results[part] = merged(results.get(part), found)
+        keep(results, path)
+    return f"failed: {', '.join(failed)}" if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
