@@ -7,7 +7,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from keras_finetune import _checks, _schedules
-from keras_finetune._engine.structure import all_layers, variable_key, variable_path
+from keras_finetune._engine.structure import (
+    all_layers,
+    variable_key,
+    variable_path,
+    weights,
+)
 from keras_finetune.layer_groups import LayerGroups
 
 
@@ -30,7 +35,7 @@ def by_variable(
     if isinstance(multipliers, Mapping):
         chosen = _by_name(model, groups, multipliers)
     elif callable(multipliers):
-        chosen = {variable_key(v): _factor(multipliers(v)) for v in model.weights}
+        chosen = {variable_key(v): _factor(multipliers(v)) for v in weights(model)}
     else:
         n = len(groups)
         if multipliers is None and bounds is not None:
@@ -47,7 +52,7 @@ def by_variable(
             for group, factor in zip(groups, multipliers, strict=True)
             for v in group.variables
         }
-    return {variable_key(v): chosen.get(variable_key(v), 1.0) for v in model.weights}
+    return {variable_key(v): chosen.get(variable_key(v), 1.0) for v in weights(model)}
 
 
 def _powers(decay: float, n: int) -> list[float]:
@@ -68,11 +73,11 @@ def _by_name(
         for variable in group.variables:
             names.setdefault(variable_key(variable), set()).add(group.name)
     for layer in all_layers(model):
-        for variable in layer.weights:
+        for variable in weights(layer):
             names.setdefault(variable_key(variable), set()).add(layer.name)
     chosen: dict[Hashable, float] = {}
     used: set[str] = set()
-    for variable in model.weights:
+    for variable in weights(model):
         key, path = variable_key(variable), variable_path(variable)
         matches = [
             name for name in given if name in names[key] or re.search(name, path)

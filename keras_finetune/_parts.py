@@ -61,9 +61,6 @@ def _layers(model: Any, outer: list[str]) -> Iterator[tuple[list[str], Any]]:
 def _distinct(paths: list[list[str]]) -> list[str]:
     """The last word of each path where it is unique, else the path, else a number."""
     short = Counter(path[-1] for path in paths)
-    names = [p[-1] if short[p[-1]] == 1 else "/".join(p) for p in paths]
-    seen: Counter[str] = Counter()
-    for i, name in enumerate(names):
-        seen[name] += 1
-        names[i] = name if seen[name] == 1 else f"{name}#{seen[name]}"
-    return names
+    return structure.numbered(
+        p[-1] if short[p[-1]] == 1 else "/".join(p) for p in paths
+    )

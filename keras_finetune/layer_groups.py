@@ -50,7 +50,7 @@ class LayerGroup:
     @property
     def span(self) -> str:
         """The first and the last layer that have weights, as `"first - last"`."""
-        names = [layer.name for layer in self.layers if layer.weights]
+        names = [layer.name for layer in self.layers if structure.weights(layer)]
         names = names or [structure.variable_path(self.variables[0])]
         return names[0] if len(names) == 1 else f"{names[0]} - {names[-1]}"
 

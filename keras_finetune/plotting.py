@@ -45,7 +45,8 @@ def plot_history(
     Args:
         history: What to draw: a Keras `History` or its dictionary, a callback that
             keeps a history of its own (`GradualUnfreeze`, `WeightNormLogger`), or a
-            list of those.
+            list of those. Histories of several fits are drawn as one; of an epoch
+            that ran twice the later is drawn.
         callbacks: More of the same.
         metrics: The metrics to draw, in this order, without `"val_"`. Defaults to all
             in the history.
@@ -116,12 +117,37 @@ class _Panel:
     is_rate: bool = False
 
 
+def _by_epoch(
+    name: str, values: Any, epochs: Sequence[int], argument: str
+) -> dict[float, float]:
+    """The values of a key of a `History`, by the ends of their epochs."""
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"Argument `{argument}` must have lists of numbers. "
+            f"Received: {name}={values!r}"
+        ) from None
+    n = len(numbers)
+    # A key that came later has its values at the end; `validation_freq` leaves out all
+    # but every second, third... epoch.
+    ends = [epoch + 1.0 for epoch in epochs[max(len(epochs) - n, 0) :]]
+    if name.startswith("val_") and 0 < n < len(epochs):
+        every = len(epochs) // n
+        chosen = [epoch + 1.0 for epoch in epochs if (epoch + 1) % every == 0]
+        ends = chosen if len(chosen) == n else ends
+    if len(ends) < n:
+        ends = [float(i + 1) for i in range(n)]
+    return dict(zip(ends, numbers, strict=True))
+
+
 @dataclass
 class _Training:
     """What the sources say, by the name of the number."""
 
     lines: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
     stages: list[Mapping[str, Any]] = field(default_factory=list)
+    _logged: dict[float, float] = field(default_factory=dict)
 
     def add(self, source: Any, argument: str) -> None:
         history = getattr(source, "history", source)
@@ -130,14 +156,14 @@ class _Training:
         if isinstance(history, Mapping):
             epochs = list(getattr(source, "epoch", ()))
             for name, values in history.items():
-                # A key that came later has its values at the end.
-                ends = [epoch + 1.0 for epoch in epochs[-len(values) :]]
-                if len(ends) < len(values):
-                    ends = [float(i + 1) for i in range(len(values))]
+                line = _by_epoch(str(name), values, epochs, argument)
+                x, y = self.lines.get(str(name), ([], []))
+                points = {**dict(zip(x, y, strict=True)), **line}
                 if name == "stage":
-                    self._add_stages(ends, values)
-                    continue
-                self.lines[str(name)] = (ends, [float(value) for value in values])
+                    self._add_stages(line)
+                else:
+                    ends = sorted(points)
+                    self.lines[str(name)] = (ends, [points[end] for end in ends])
         elif isinstance(history, list) and all(isinstance(r, Mapping) for r in history):
             if any("stage" in row for row in history):
                 self.stages = sorted(history, key=lambda row: row["epoch"])
@@ -150,13 +176,16 @@ class _Training:
                 f"Received: {argument}={source!r} (of type {type(source).__name__})"
             )
 
-    def _add_stages(self, ends: Sequence[float], values: Sequence[float]) -> None:
+    def _add_stages(self, line: Mapping[float, float]) -> None:
         """Stages as `GradualUnfreeze` logs them; its own history says more."""
+        self._logged.update(line)
         found: list[Mapping[str, Any]] = []
-        for end, value in zip(ends, values, strict=True):
-            if not found or value != found[-1]["stage"]:
-                found.append({"epoch": end - 1.0, "stage": int(value)})
-        self.stages = self.stages or found
+        for end in sorted(self._logged):
+            stage = int(self._logged[end])
+            if not found or stage != found[-1]["stage"]:
+                found.append({"epoch": end - 1.0, "stage": stage})
+        if not any("groups" in stage for stage in self.stages):
+            self.stages = found
 
     def _add_rows(self, rows: Sequence[Mapping[str, Any]], source: Any) -> None:
         steps = (getattr(source, "params", None) or {}).get("steps")

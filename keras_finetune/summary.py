@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_finetune import _checks, _schedules
 from keras_finetune._engine import flags, keras, session, workers
-from keras_finetune._engine.structure import variable_key, variable_path
+from keras_finetune._engine.structure import variable_key, weights
 from keras_finetune._tables import Report, Table
 from keras_finetune.callbacks import DiscriminativeLR, GradualUnfreeze, TrainOnly
 from keras_finetune.layer_groups import layer_groups
@@ -87,7 +87,10 @@ class _Training:
         if self.unfreeze is not None:
             self.stages = self.unfreeze._stages_of(model)
             self.groups = self.stages.groups
-        self._factors = [scaler.factors(model) for scaler in scalers]
+        self._factors = [
+            scaler._by_variable(model, layer_groups(model, scaler.groups))
+            for scaler in scalers
+        ]
         self._selected = [
             {variable_key(v) for v in selector.selected(model)}
             for selector in selectors
@@ -109,7 +112,7 @@ class _Training:
         """The factor on the rate of a variable."""
         product = 1.0
         for factors in self._factors:
-            product *= factors[variable_path(variable)]
+            product *= factors[variable_key(variable)]
         return product
 
     def trained(self) -> list[Any]:
@@ -122,7 +125,7 @@ class _Training:
 
     def headline(self) -> str:
         """What there is, in a sentence or two."""
-        total = flags.count({variable_key(v): v for v in self.model.weights}.values())
+        total = flags.count(weights(self.model))
         said = (
             f'Model "{self.model.name}": {total:,} parameters in {len(self.groups)} '
             f"groups, of which {flags.count(self.trained()):,} train."

@@ -129,6 +129,27 @@ def test_stages_of_the_logs_are_marked_too():
         assert len(marks(panels(plot_history(sources))["loss"])) == len(STAGES)
 
 
+def a_history(epochs, **logs):
+    history = keras.callbacks.History()
+    history.epoch, history.history = epochs, logs
+    return history
+
+
+def test_validation_of_every_second_epoch_stands_where_it_was_measured():
+    for losses, ends in ([5, 4], [2, 4]), ([5, 4, 3], [2, 3, 4]):
+        history = a_history([0, 1, 2, 3], loss=[4, 3, 2, 1], val_loss=losses)
+        drawn = lines(panels(plot_history(history))["loss"])
+        assert points(drawn["val_loss"]) == (ends, losses)
+
+
+def test_several_fits_are_drawn_as_one():
+    first = a_history([0, 1, 2], loss=[5, 4, 3], stage=[0, 0, 1])
+    second = a_history([2, 3], loss=[2, 1], stage=[1, 2])
+    axes = panels(plot_history([first, second]))["loss"]
+    assert points(lines(axes)["loss"]) == ([1, 2, 3, 4], [5, 4, 2, 1])
+    assert marks(axes) == [0, 2, 3]
+
+
 def test_close_stages_are_only_numbered():
     stages = [
         {"epoch": i, "stage": i, "groups": [f"g{j}" for j in range(i)]}
@@ -226,6 +247,8 @@ def test_nothing_is_shown_and_the_figure_can_be_saved(monkeypatch):
         (3, TypeError, r"`history` must be a Keras `History`.*history=3 \(of type int"),
         ({}, ValueError, "`history` must have at least one epoch"),
         ({"loss": []}, ValueError, "`history` must have at least one epoch"),
+        ({"loss": 1.0}, TypeError, r"must have lists of numbers.*loss=1\.0"),
+        ({"loss": [None]}, TypeError, r"must have lists of numbers.*loss=\[None\]"),
     ],
 )
 def test_errors(source, error, message):

@@ -124,3 +124,20 @@ def test_a_callback_that_does_not_fit_is_refused():
         summary(compiled(), [TrainOnly("nothing")])
     with pytest.raises(TypeError, match="`callbacks` must be a list of callbacks"):
         summary(compiled(), ["GradualUnfreeze"])
+
+
+def test_towers_with_equal_paths_are_told_apart():
+    def tower(name):
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, keras.layers.Dense(2, name="low")(inputs), name=name)
+
+    inputs, left, right = keras.Input((4,)), tower("left"), tower("right")
+    both = keras.layers.Concatenate()([left(inputs), right(inputs)])
+    model = keras.Model(inputs, keras.layers.Dense(3, name="head")(both))
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    rates = DiscriminativeLR(multipliers=[0.0, 0.5, 1.0], groups=[left, right, "head"])
+    factors = list(rates.factors(model).values())
+    assert factors == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
+    found = rows(summary(model, [rates]))
+    assert found["left"][1:] == ["10", "0", "never", "-"]
+    assert found["right"][1:] == ["10", "10", "from 0", "0.25"]

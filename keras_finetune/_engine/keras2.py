@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from keras_finetune._engine import gradients, keras
 from keras_finetune._engine.patches import Patch, all_or_nothing, patched
+from keras_finetune._engine.structure import weights
 
 # --- which optimizers, which variables -------------------------------------------
 
@@ -102,6 +103,26 @@ def warn_inexact(optimizer: Any) -> None:
             "`keras.optimizers.legacy.Nadam` for exact results.",
             stacklevel=3,
         )
+
+
+def warn_of_checkpoints(optimizer: Any, callbacks: Iterable[Any]) -> None:
+    """Warns of files whose slots are not those that the optimizer has after `fit`."""
+    for callback in callbacks:
+        if _is_legacy(_holders(optimizer)[0]) or not isinstance(
+            callback, keras.callbacks.ModelCheckpoint
+        ):
+            continue
+        path = str(callback.filepath)
+        if callback.save_weights_only and not path.endswith((".h5", ".hdf5")):
+            warnings.warn(
+                "With `save_weights_only=True` and no suffix `ModelCheckpoint` writes "
+                "checkpoints of TensorFlow, which address the optimizer's slots by "
+                "their position. While some weights are frozen for the time of `fit`, "
+                "these slots are not those that the optimizer has afterwards, unless "
+                "the last stage was reached. Give it a filepath that ends in "
+                f"`.weights.h5`. Received: filepath={path!r}",
+                stacklevel=3,
+            )
 
 
 # --- the set of variables that train ---------------------------------------------
@@ -620,7 +641,7 @@ def make_room(model: Any, variables: Sequence[Any]) -> None:
     a checkpoint finds slots by position. An optimizer that is not built can wait.
     """
     if is_built(model.optimizer):
-        order = {id(v): i for i, v in enumerate(model.weights)}
+        order = {id(v): i for i, v in enumerate(weights(model))}
         adopt(model, sorted(variables, key=lambda v: order[id(v)]), [], [], {}, False)
 
 

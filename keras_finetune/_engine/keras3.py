@@ -632,3 +632,8 @@ def load_patch(optimizer: Any, prepare: Callable[[int], None]) -> Patch | None:
 def warn_inexact(optimizer: Any) -> None:
     """Warns of optimizers that cannot be carried over exactly: none on Keras 3."""
     del optimizer
+
+
+def warn_of_checkpoints(optimizer: Any, callbacks: Iterable[Any]) -> None:
+    """Nothing to warn of: files say which slots they hold."""
+    del optimizer, callbacks

@@ -29,7 +29,12 @@ from typing import Any, NamedTuple
 from keras_finetune._engine import KERAS_3, keras, workers
 from keras_finetune._engine.lifetime import when_let_go
 from keras_finetune._engine.patches import Patch, patched
-from keras_finetune._engine.structure import all_layers, is_built, variable_key
+from keras_finetune._engine.structure import (
+    all_layers,
+    is_built,
+    variable_key,
+    weights,
+)
 
 world: Any = import_module(
     "keras_finetune._engine.keras3" if KERAS_3 else "keras_finetune._engine.keras2"
@@ -69,7 +74,8 @@ class Session:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.optimizer = model.optimizer
-        self._history = getattr(model, "history", None)
+        callbacks = _list_of_callbacks(fit_frame(model))
+        self._fit = _Fit(callbacks)
         self._members: list[Any] = []
         self._factors: dict[Any, Mapping[Hashable, float]] = {}
         self._hidden: dict[Any, list[Any]] = {}
@@ -94,9 +100,7 @@ class Session:
         make_train_function.session = self  # type: ignore[attr-defined]
         model.__dict__[_GUARD] = make_train_function
 
-        frame = fit_frame(model)
-        callbacks = frame.f_locals.get("callbacks") if frame is not None else None
-        if isinstance(callbacks, keras.callbacks.CallbackList):
+        if callbacks is not None:
             self.at_close(world.free_from_threads(callbacks))
             self.at_close(when_let_go(callbacks, self.close, world.is_plain))
 
@@ -108,7 +112,7 @@ class Session:
 
     def scale_all(self, owner: Any, factor: float) -> None:
         """Multiplies the rates of all variables."""
-        self.scale(owner, {variable_key(v): factor for v in self.model.weights})
+        self.scale(owner, {variable_key(v): factor for v in weights(self.model)})
 
     def hide(self, owner: Any, variables: Iterable[Any]) -> None:
         """Freezes single variables of layers that train."""
@@ -167,11 +171,13 @@ class Session:
         ever = world.slot_variables(model, self._ever, hiding)
         later = [v for v in ever if id(v) not in known]
         if later:
-            order = {id(v): i for i, v in enumerate(model.weights)}
+            order = {id(v): i for i, v in enumerate(weights(model))}
             later = sorted((*now, *later), key=lambda v: order[id(v)])
         # Slots from before this session serve only what trains now; those of later
         # stages are made once, at the start, and anew.
         first, self._adopted = not self._adopted, True
+        if first and (later or hiding):
+            world.warn_of_checkpoints(model.optimizer, callbacks_of_fit(model))
         world.adopt(model, now, later, hiding, self._parked, first)
 
     def refresh(self) -> None:
@@ -228,11 +234,11 @@ class Session:
     def is_running(self) -> bool:
         """Whether the `fit` that opened the session is the one that runs now.
 
-        A later `fit` has a new `History`; `train_on_batch` after an interrupted `fit`
-        has the old one, but no `fit` that it is called from.
+        A later `fit` has another list of callbacks; `train_on_batch` after an
+        interrupted `fit` has no `fit` that it is called from. (`model.history` does
+        not tell: on Keras 2 `predict` within a callback replaces it.)
         """
-        history = getattr(self.model, "history", None)
-        return history is self._history and fit_frame(self.model) is not None
+        return self._fit.runs(self.model)
 
     def at_close(self, act: Callable[[], None]) -> None:
         """Has `act` called when the session ends."""
@@ -390,6 +396,7 @@ class _Hook(NamedTuple):
     owner: Any
     prepare: Callable[[int], None]
     last: bool
+    fit: _Fit
 
 
 # Whose file is awaited, by the callback that awaits it.
@@ -423,7 +430,7 @@ def await_file(
             return
         patch.value.hooks = hooks
         optimizer.__dict__[patch.name] = patch.value
-    hooks.append(_Hook(owner, prepare, last))
+    hooks.append(_Hook(owner, prepare, last, _Fit(_list_above())))
     hooks.sort(key=lambda hook: hook.last)
     _AWAITED[owner] = weakref.ref(optimizer)
 
@@ -446,12 +453,26 @@ def _hooks(optimizer: Any) -> list[_Hook] | None:
 def _preparer(model: Any, hooks: list[_Hook]) -> Callable[[int], None]:
     def prepare(count: int) -> None:
         for hook in list(hooks):
-            if fit_frame(model) is None:
-                await_no_file(hook.owner)  # of a `fit` that was interrupted
-            else:
+            if hook.fit.runs(model):
                 hook.prepare(count)
+            else:
+                await_no_file(hook.owner)  # of a `fit` that was interrupted
 
     return prepare
+
+
+def callbacks_of_fit(model: Any) -> list[Any]:
+    """The callbacks of the `fit` that we are called from, lists in lists included."""
+    frame = fit_frame(model)
+    return [] if frame is None else _flat(frame.f_locals.get("callbacks"))
+
+
+def _flat(callbacks: Any) -> list[Any]:
+    """What `fit` was given: nothing, a callback, a list, or a `CallbackList`."""
+    callbacks = getattr(callbacks, "callbacks", callbacks)
+    if isinstance(callbacks, Iterable):
+        return [one for some in callbacks for one in _flat(some)]
+    return [callbacks]
 
 
 def fit_frame(model: Any) -> FrameType | None:
@@ -462,3 +483,37 @@ def fit_frame(model: Any) -> FrameType | None:
             return frame
         frame = frame.f_back
     return None
+
+
+def _list_of_callbacks(frame: FrameType | None) -> Any | None:
+    """Keras's list of the callbacks of a `fit`, once `fit` has made it."""
+    callbacks = None if frame is None else frame.f_locals.get("callbacks")
+    return callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
+
+
+def _list_above() -> Any | None:
+    """Keras's list of callbacks that we are called by; it may be making itself."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, keras.callbacks.CallbackList):
+            return owner
+        frame = frame.f_back
+    return None
+
+
+class _Fit:
+    """One `fit`, told from others by the list of callbacks that it has made."""
+
+    def __init__(self, callbacks: Any | None) -> None:
+        self._list = None if callbacks is None else weakref.ref(callbacks)
+
+    def runs(self, model: Any) -> bool:
+        """Whether this is the `fit` of the model that we are called from."""
+        frame = fit_frame(model)
+        if frame is None:
+            return False
+        if self._list is None:
+            return _list_of_callbacks(frame) is None
+        known = self._list()
+        return known is not None and known is _list_of_callbacks(frame)

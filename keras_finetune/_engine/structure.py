@@ -7,7 +7,8 @@ model becomes a plain list of calls.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple
 
 from keras_finetune._engine import KERAS_3, keras
@@ -73,9 +74,11 @@ def all_layers(layer: Any) -> tuple[Any, ...]:
 def weights(layer: Any) -> tuple[Any, ...]:
     """All weights of a built layer, trainable or not, each once.
 
-    Metrics and the states of random generators are no weights.
+    Metrics and the states of random generators are no weights, nor is the vocabulary
+    that Keras 2 lists among those of a `TextVectorization`.
     """
-    unique = {variable_key(variable): variable for variable in layer.weights}
+    variables = [v for v in layer.weights if KERAS_3 or hasattr(v, "_unique_id")]
+    unique = {variable_key(variable): variable for variable in variables}
     return tuple(unique.values())
 
 
@@ -98,6 +101,19 @@ def variable_path(variable: Any) -> str:
     if KERAS_3:
         return str(variable.path)
     return str(variable.name).split(":", maxsplit=1)[0]
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """The names, each once: what comes again is followed by `#2`, `#3` and so on.
+
+    Variables may share a path, as those of two towers with equal layers do.
+    """
+    seen: Counter[str] = Counter()
+    distinct = []
+    for name in names:
+        seen[name] += 1
+        distinct.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return distinct
 
 
 def calls(model: Any) -> tuple[Call, ...] | None:

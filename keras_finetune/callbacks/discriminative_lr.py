@@ -7,7 +7,12 @@ from typing import Any
 
 from keras_finetune import _checks, _factors
 from keras_finetune._engine import keras, session
-from keras_finetune._engine.structure import variable_key, variable_path
+from keras_finetune._engine.structure import (
+    numbered,
+    variable_key,
+    variable_path,
+    weights,
+)
 from keras_finetune.layer_groups import LayerGroup, LayerGroups, layer_groups
 
 _DECAY = 2.6
@@ -88,13 +93,17 @@ class DiscriminativeLR(keras.callbacks.Callback):
         self._still: set[Hashable] = set()
 
     def factors(self, model: Any) -> dict[str, float]:
-        """The factor of each variable of a model, by its path."""
+        """The factor of each variable of a model, by its path.
+
+        Variables with equal paths are told apart by `#2`, `#3` and so on.
+        """
         groups = layer_groups(model, self.groups)
         factors = self._by_variable(model, groups)
+        variables = [v for group in groups for v in group.variables]
+        paths = numbered(map(variable_path, variables))
         return {
-            variable_path(v): factors[variable_key(v)]
-            for group in groups
-            for v in group.variables
+            path: factors[variable_key(v)]
+            for path, v in zip(paths, variables, strict=True)
         }
 
     def set_model(self, model: Any) -> None:
@@ -124,6 +133,7 @@ class DiscriminativeLR(keras.callbacks.Callback):
                 logs[f"learning_rate/{group.name}"] = self._rate(group)
 
     def on_train_end(self, logs: Any = None) -> None:
+        session.await_no_file(self)
         session.join(self.model).leave(self)
 
     def _begin(self) -> session.Session:
@@ -134,7 +144,8 @@ class DiscriminativeLR(keras.callbacks.Callback):
         running.enter(self)
         running.scale(self, {k: f for k, f in factors.items() if f not in (0.0, 1.0)})
         self._still = {key for key, factor in factors.items() if factor == 0.0}
-        running.hide(self, [v for v in model.weights if variable_key(v) in self._still])
+        still = [v for v in weights(model) if variable_key(v) in self._still]
+        running.hide(self, still)
         return running
 
     def _fit_file(self, count: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_finetune._engine import keras, session
-from keras_finetune._engine.structure import variable_path
+from keras_finetune._engine.structure import variable_path, weights
 from keras_finetune._selection import selector
 
 _BIASES = ("bias", "beta")
@@ -58,10 +58,10 @@ class TrainOnly(keras.callbacks.Callback):
         Args:
             model: A built model.
         """
-        weights = model.weights
-        selected = [v for v in weights if self._selects(v)]
+        everything = weights(model)
+        selected = [v for v in everything if self._selects(v)]
         if not selected:
-            paths = [variable_path(v) for v in weights]
+            paths = [variable_path(v) for v in everything]
             raise ValueError(
                 "Argument `select` must select at least one variable. Received: "
                 f"select={self.select!r}, while the model has {paths}"
@@ -73,21 +73,26 @@ class TrainOnly(keras.callbacks.Callback):
         session.await_file(model, self, self._fit_file)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        session.check(self.model)
-        self._begin()
+        try:
+            session.check(self.model)
+            self._begin()
+        except BaseException:
+            session.await_no_file(self)
+            raise
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         session.await_no_file(self)
         session.join(self.model).begin()
 
     def on_train_end(self, logs: Any = None) -> None:
+        session.await_no_file(self)
         session.join(self.model).leave(self)
 
     def _begin(self) -> session.Session:
         chosen = {id(v) for v in self.selected(self.model)}
         running = session.join(self.model)
         running.enter(self)
-        running.hide(self, [v for v in self.model.weights if id(v) not in chosen])
+        running.hide(self, [v for v in weights(self.model) if id(v) not in chosen])
         return running
 
     def _fit_file(self, count: int) -> None:

@@ -10,7 +10,7 @@ record. Files of Keras stay as they are; the records go when Keras deletes its b
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -147,18 +147,8 @@ def resumes(model: Any) -> bool:
 
 
 def _callbacks(model: Any) -> list[Any]:
-    frame = session.fit_frame(model)
-    listed = [] if frame is None else _flat(frame.f_locals.get("callbacks"))
     kind = keras.callbacks.BackupAndRestore
-    return [callback for callback in listed if isinstance(callback, kind)]
-
-
-def _flat(callbacks: Any) -> list[Any]:
-    """What `fit` was given: nothing, a callback, a list, or a `CallbackList`."""
-    callbacks = getattr(callbacks, "callbacks", callbacks)
-    if isinstance(callbacks, Iterable):
-        return [one for some in callbacks for one in _flat(some)]
-    return [callbacks]
+    return [c for c in session.callbacks_of_fit(model) if isinstance(c, kind)]
 
 
 # --- records ---------------------------------------------------------------------
