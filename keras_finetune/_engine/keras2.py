@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_finetune._engine import gradients, keras
-from keras_finetune._engine.patches import Patch, all_or_nothing, patched
+from keras_finetune._engine.patches import Patch, patched, whole
 from keras_finetune._engine.structure import weights
 
 # --- which optimizers, which variables -------------------------------------------
@@ -107,10 +107,10 @@ def warn_inexact(optimizer: Any) -> None:
 
 def warn_of_checkpoints(optimizer: Any, callbacks: Iterable[Any]) -> None:
     """Warns of files whose slots are not those that the optimizer has after `fit`."""
+    if _is_legacy(_holders(optimizer)[0]):
+        return
     for callback in callbacks:
-        if _is_legacy(_holders(optimizer)[0]) or not isinstance(
-            callback, keras.callbacks.ModelCheckpoint
-        ):
+        if not isinstance(callback, keras.callbacks.ModelCheckpoint):
             continue
         path = str(callback.filepath)
         if callback.save_weights_only and not path.endswith((".h5", ".hdf5")):
@@ -154,7 +154,7 @@ def adopt(
     holders = _holders(model.optimizer)
     legacy = _is_legacy(holders[0])
     built = is_built(model.optimizer)
-    with scope(model), _whole(model.optimizer, parked):
+    with scope(model), whole(nodes(model.optimizer), parked, _set_variables):
         # A checkpoint that waits for slots to be made finds them by position, so a
         # first build makes those of all stages at once, and no later call makes them
         # again: current TensorFlow would go on saving the old ones.
@@ -170,20 +170,8 @@ def adopt(
         _save_only(nodes(model.optimizer), holders[0], now, ever)
 
 
-@contextmanager
-def _whole(optimizer: Any, parked: dict[Any, Any]) -> Iterator[None]:
-    """Leaves an optimizer as it was if a block fails, also by Ctrl-C."""
-    inside = nodes(optimizer)
-    before = [
-        (node, list(node._variables)) for node in inside if "_variables" in vars(node)
-    ]
-    try:
-        with all_or_nothing(parked, *(vars(node) for node in inside)):
-            yield
-    except BaseException:
-        for node, variables in before:
-            node._variables = variables
-        raise
+def _set_variables(optimizer: Any, variables: list[Any]) -> None:
+    optimizer._variables = variables
 
 
 def _save_only(

@@ -12,15 +12,15 @@ from __future__ import annotations
 import copy
 import functools
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import MethodType
 from typing import Any
 
 from keras.src.utils.tracking import DotNotTrackScope
 
 from keras_finetune._engine import backend, gradients, keras
-from keras_finetune._engine.patches import Patch, all_or_nothing, patched
+from keras_finetune._engine.patches import Patch, patched, whole
 
 _AVERAGES = "_model_variables_moving_average"
 
@@ -130,7 +130,7 @@ def adopt(
     """
     del ever, first
     optimizer, variables = model.optimizer, list(now)
-    with scope(model), _whole(optimizer, parked):
+    with scope(model), whole(nodes(optimizer), parked, _set_variables):
         # Built eagerly: a build inside the first traced step would repeat its initial
         # assignments at every step (ScheduleFreeAdamW).
         if not optimizer.built:
@@ -142,19 +142,6 @@ def adopt(
         ):
             return
         _rebuild(optimizer, variables, {id(v) for v in hidden}, parked)
-
-
-@contextmanager
-def _whole(optimizer: Any, parked: dict[Any, Any]) -> Iterator[None]:
-    """Leaves an optimizer as it was if a block fails, also by Ctrl-C."""
-    before = [(node, list(node._variables)) for node in nodes(optimizer)]
-    try:
-        with all_or_nothing(parked, *(vars(node) for node, _ in before)):
-            yield
-    except BaseException:
-        for node, variables in before:
-            _set_variables(node, variables)
-        raise
 
 
 def _rebuild(

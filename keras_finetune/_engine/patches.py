@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -56,4 +56,32 @@ def all_or_nothing(*dictionaries: dict[Any, Any]) -> Iterator[None]:
         for dictionary, values in zip(dictionaries, before, strict=True):
             dictionary.clear()
             dictionary.update(values)
+        raise
+
+
+@contextmanager
+def whole(
+    optimizers: Sequence[Any],
+    parked: dict[Any, Any],
+    set_variables: Callable[[Any, list[Any]], None],
+) -> Iterator[None]:
+    """Leaves optimizers as they were if a block fails, also by Ctrl-C.
+
+    Args:
+        optimizers: An optimizer and those inside it.
+        parked: Slots that wait, kept as they were too.
+        set_variables: Gives an optimizer its list of variables, which Keras tracks.
+    """
+    attributes = [vars(optimizer) for optimizer in optimizers]
+    before = [
+        (optimizer, list(optimizer._variables))
+        for optimizer in optimizers
+        if "_variables" in vars(optimizer)
+    ]
+    try:
+        with all_or_nothing(parked, *attributes):
+            yield
+    except BaseException:
+        for optimizer, variables in before:
+            set_variables(optimizer, variables)
         raise

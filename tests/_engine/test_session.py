@@ -14,7 +14,7 @@ from keras_finetune import (
     layer_groups,
     summary,
 )
-from keras_finetune._engine import KERAS_3, backend, keras
+from keras_finetune._engine import KERAS_3, keras
 
 DATA = reference.make_data()
 
@@ -98,7 +98,7 @@ def test_a_fit_without_an_epoch_leaves_nothing_for_the_next(ending, tmp_path):
         assert "load_own_variables" not in vars(model.optimizer)
 
 
-@pytest.mark.skipif(backend() != "tensorflow", reason="text needs TensorFlow")
+@pytest.mark.backend("tensorflow")
 def test_a_vocabulary_is_no_weight():
     import tensorflow as tf
 
@@ -126,7 +126,7 @@ def test_a_vocabulary_is_no_weight():
     assert history.history["stage"] == [0, 1]
 
 
-@pytest.mark.skipif(KERAS_3, reason="files of Keras 3 name what they hold")
+@pytest.mark.keras2
 @pytest.mark.parametrize("ours", [GradualUnfreeze, lambda: TrainOnly("kernel")])
 def test_checkpoints_of_tensorflow_are_warned_of(ours, tmp_path):
     def fit(name, optimizer="adam", **arguments):
