@@ -607,6 +607,29 @@ def test_ctrl_c_while_slots_are_made_loses_none(call, monkeypatch):
     goes_on_as_plain(model)
 
 
+# On JAX and PyTorch Keras makes them itself, before it asks callbacks.
+@pytest.mark.backend("tensorflow")
+def test_ctrl_c_while_the_first_slots_are_made_leaves_no_half(monkeypatch):
+    optimizer = keras.optimizers.Adam(0.01)
+    model, calls = compiled(optimizer=optimizer), []
+    others = len(optimizer.variables)
+    make = type(optimizer).add_variable_from_reference
+
+    def fails(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(type(optimizer), "add_variable_from_reference", fails)
+    with pytest.raises(KeyboardInterrupt):
+        reference.fit(model, DATA, callbacks=[GradualUnfreeze(groups=GROUPS)])
+    monkeypatch.undo()
+    slots = 2 * len(model.trainable_variables)
+    assert trains(model) == {"head"}
+    assert len(optimizer.variables) == others + slots
+
+
 def test_no_file_is_awaited_for_a_model_that_a_callback_has_left():
     class Early(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
