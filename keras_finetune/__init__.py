@@ -1,16 +1,16 @@
 """Fine-tuning for Keras, inside one `model.fit`."""
 
 from keras_finetune import layers, optimizers, uncertainty
+from keras_finetune._groups.layer_groups import LayerGroup, LayerGroups, layer_groups
+from keras_finetune._summary import summary
 from keras_finetune.callbacks import (
     DiscriminativeLR,
     GradualUnfreeze,
     TrainOnly,
     WeightNormLogger,
 )
-from keras_finetune.layer_groups import LayerGroup, LayerGroups, layer_groups
 from keras_finetune.layers import MCDropout, convert_dropout
 from keras_finetune.plotting import plot_history
-from keras_finetune.summary import summary
 from keras_finetune.uncertainty import MCPrediction, mc_predict
 
 __version__ = "0.1.0"

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_finetune import _checks
+from keras_finetune._schedule.trigger import MetricTrigger
 from keras_finetune._tables import Report, Table
-from keras_finetune._triggers import MetricTrigger
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])

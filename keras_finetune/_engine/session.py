@@ -26,7 +26,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Any, NamedTuple
 
-from keras_finetune._engine import KERAS_3, keras, workers
+from keras_finetune._engine import KERAS_3, keras, processes
 from keras_finetune._engine.lifetime import when_let_go
 from keras_finetune._engine.patches import Patch, patched
 from keras_finetune._engine.structure import (
@@ -383,7 +383,7 @@ def make_room(model: Any, variables: list[Any]) -> None:
 
 def announce(model: Any, message: str) -> None:
     """Prints in lines of 80 characters, once, however many processes train."""
-    if workers.is_chief(model):
+    if processes.is_chief(model):
         print("\n" + textwrap.fill(message, 80, subsequent_indent="  "), flush=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
-from keras_finetune import _checks, _factors
+from keras_finetune import _checks
 from keras_finetune._engine import keras, session
 from keras_finetune._engine.structure import (
     numbered,
@@ -13,7 +13,8 @@ from keras_finetune._engine.structure import (
     variable_path,
     weights,
 )
-from keras_finetune.layer_groups import LayerGroup, LayerGroups, layer_groups
+from keras_finetune._groups.layer_groups import LayerGroup, LayerGroups, layer_groups
+from keras_finetune._rules import multipliers as _multipliers
 
 _DECAY = 2.6
 
@@ -74,8 +75,8 @@ class DiscriminativeLR(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.decay = _checks.number("decay", decay, 0.0, exclusive=True)
-        self.multipliers = _factors.check_multipliers(multipliers)
-        self.bounds = _factors.check_bounds(bounds)
+        self.multipliers = _multipliers.check_multipliers(multipliers)
+        self.bounds = _multipliers.check_bounds(bounds)
         self.groups = groups
         self.log = _checks.choice("log", log, (True, False))
         given = {
@@ -163,6 +164,6 @@ class DiscriminativeLR(keras.callbacks.Callback):
         return max(rates, default=0.0)
 
     def _by_variable(self, model: Any, groups: LayerGroups) -> dict[Hashable, float]:
-        return _factors.by_variable(
+        return _multipliers.by_variable(
             model, groups, self.decay, self.multipliers, self.bounds
         )

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_finetune import _checks
-from keras_finetune._engine import keras, session, workers
+from keras_finetune._engine import keras, processes, session
 from keras_finetune._engine.backups import Backups, resumes
-from keras_finetune._progress import Progress
+from keras_finetune._groups.layer_groups import layer_groups
+from keras_finetune._rules.stages import Stages
+from keras_finetune._schedule.progress import Progress
 from keras_finetune._tables import Report, bold
-from keras_finetune.layer_groups import layer_groups
-from keras_finetune.stages import Stages
 
 _BATCH_NORM = ("follow", "frozen", "trainable")
 _FROZEN_MODES = ("keras", "inference")
@@ -144,7 +144,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
             rate = session.learning_rate(model)
         when = self._progress.when(stages.last, epochs)
         report = Report(stages.table(when, rate, self.learning_rate_factor))
-        return report.show() if workers.is_chief(model) else report
+        return report.show() if processes.is_chief(model) else report
 
     # --- the hooks ---------------------------------------------------------------
 
@@ -203,7 +203,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:
             logs["stage"] = self._progress.stage
-        self._progress.observe(epoch, logs or {}, workers.agreed)
+        self._progress.observe(epoch, logs or {}, processes.agreed)
 
     def on_train_end(self, logs: Any = None) -> None:
         session.await_no_file(self)

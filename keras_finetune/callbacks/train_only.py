@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_finetune._engine import keras, session
 from keras_finetune._engine.structure import variable_path, weights
-from keras_finetune._selection import selector
+from keras_finetune._rules.selection import selector
 
 _BIASES = ("bias", "beta")
 

@@ -12,15 +12,15 @@ from keras_finetune import _checks
 from keras_finetune._engine import (
     backups,
     keras,
+    processes,
     reduction,
     session,
     structure,
-    workers,
 )
 from keras_finetune._engine.structure import variable_key, variable_path
-from keras_finetune._parts import parts
-from keras_finetune._selection import selector
-from keras_finetune.layer_groups import layer_groups
+from keras_finetune._groups.layer_groups import layer_groups
+from keras_finetune._rules.parts import parts
+from keras_finetune._rules.selection import selector
 
 
 class WeightNormLogger(keras.callbacks.Callback):
@@ -177,7 +177,7 @@ class WeightNormLogger(keras.callbacks.Callback):
                 f"`model.build(input_shape)`. Received: model={self.model!r}"
             )
         self._close()
-        if self.log_dir is not None and workers.is_chief(self.model):
+        if self.log_dir is not None and processes.is_chief(self.model):
             self._writer = _writer_class()(os.fspath(self.log_dir))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_finetune._engine import keras, structure
-from keras_finetune._grouping.names import block_name
+from keras_finetune._groups.names import block_name
 
 # The model a layer is directly in, by its id, and the block's name.
 Block = tuple[int, str]

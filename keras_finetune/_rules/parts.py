@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_finetune._engine import structure
 from keras_finetune._engine.structure import variable_key, variable_path
-from keras_finetune.layer_groups import LayerGroups
+from keras_finetune._groups.layer_groups import LayerGroups
 
 
 def parts(

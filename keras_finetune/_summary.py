@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from keras_finetune import _checks, _schedules
-from keras_finetune._engine import flags, keras, session, workers
+from keras_finetune import _checks
+from keras_finetune._engine import flags, keras, processes, session
 from keras_finetune._engine.structure import variable_key, weights
+from keras_finetune._groups.layer_groups import layer_groups
+from keras_finetune._rules.stages import Stages
+from keras_finetune._schedule import epochs as _epochs
 from keras_finetune._tables import Report, Table
 from keras_finetune.callbacks import DiscriminativeLR, GradualUnfreeze, TrainOnly
-from keras_finetune.layer_groups import layer_groups
-from keras_finetune.stages import Stages
 
 
 def summary(model: Any, callbacks: Any = (), epochs: int | None = None) -> Report:
@@ -69,7 +70,7 @@ def summary(model: Any, callbacks: Any = (), epochs: int | None = None) -> Repor
             )
         )
     report = Report(*parts)
-    return report.show() if workers.is_chief(model) else report
+    return report.show() if processes.is_chief(model) else report
 
 
 class _Training:
@@ -156,7 +157,7 @@ class _Training:
         if not own:
             return "never", "-"
         base = 1.0 if self.rate is None else self.rate
-        when = _schedules.spans([0], epochs)[0]
+        when = _epochs.spans([0], epochs)[0]
         if self.stages is not None and self.unfreeze is not None:
             # Stage s trains the groups from `last - s` on.
             stage = max(self.stages.last - index, 0)
@@ -173,8 +174,8 @@ class _Training:
         """The epochs from the start of a stage on, in words."""
         if unfreeze.monitor is not None:
             return unfreeze._progress.when(stages.last, epochs)[stage]
-        start = _schedules.starts(unfreeze.every, stages.last)[stage]
-        return _schedules.spans([start], epochs)[0]
+        start = _epochs.starts(unfreeze.every, stages.last)[stage]
+        return _epochs.spans([start], epochs)[0]
 
 
 def _flat(callbacks: Any) -> list[Any]:

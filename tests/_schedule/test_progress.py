@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from keras_finetune._progress import Progress
+from keras_finetune._schedule.progress import Progress
 
 
 def by_metric(**arguments):

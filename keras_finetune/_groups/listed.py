@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from keras_finetune._engine import keras, structure
-from keras_finetune._grouping.names import first_to_last, unique
-from keras_finetune._grouping.runs import Run
-from keras_finetune._grouping.units import Unit
+from keras_finetune._groups.names import first_to_last, unique
+from keras_finetune._groups.runs import Run
+from keras_finetune._groups.units import Unit
 
 
 def listed(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from keras_finetune._grouping.names import first_to_last
-from keras_finetune._grouping.runs import Run
+from keras_finetune._groups.names import first_to_last
+from keras_finetune._groups.runs import Run
 
 
 def merged(runs: list[Run], count: int) -> list[Run]:

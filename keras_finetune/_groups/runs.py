@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 from keras_finetune._engine import flags
-from keras_finetune._grouping.units import Block, Unit, is_composite, weights_of
+from keras_finetune._groups.units import Block, Unit, is_composite, weights_of
 
 
 @dataclass(eq=False)

@@ -6,14 +6,15 @@ import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from keras_finetune import _checks, _schedules
+from keras_finetune import _checks
 from keras_finetune._engine.structure import (
     all_layers,
     variable_key,
     variable_path,
     weights,
 )
-from keras_finetune.layer_groups import LayerGroups
+from keras_finetune._groups.layer_groups import LayerGroups
+from keras_finetune._schedule import epochs as _epochs
 
 
 def by_variable(
@@ -39,7 +40,7 @@ def by_variable(
     else:
         n = len(groups)
         if multipliers is None and bounds is not None:
-            multipliers = _schedules.geometric(*bounds, n)
+            multipliers = _epochs.geometric(*bounds, n)
         elif multipliers is None:
             multipliers = _powers(decay, n)
         if len(multipliers) != n:
@@ -57,7 +58,7 @@ def by_variable(
 
 def _powers(decay: float, n: int) -> list[float]:
     try:
-        return _schedules.powers(decay, n)
+        return _epochs.powers(decay, n)
     except OverflowError:
         raise ValueError(
             f"Argument `decay` must have finite powers up to {n - 1}, for {n} "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_finetune import _checks
-from keras_finetune._schedules import Plateau
+from keras_finetune._schedule.epochs import Plateau
 
 _RISING = ("acc", "auc", "precision", "recall", "f1")
 

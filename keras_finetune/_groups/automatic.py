@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from keras_finetune._grouping.graph import connect, tie, with_parents
-from keras_finetune._grouping.names import (
+from keras_finetune._groups.graph import connect, tie, with_parents
+from keras_finetune._groups.names import (
     HEAD,
     common_prefix,
     is_named_by_keras,
     unique,
 )
-from keras_finetune._grouping.runs import Run, cut
-from keras_finetune._grouping.units import Unit, is_activation, is_normalization
+from keras_finetune._groups.runs import Run, cut
+from keras_finetune._groups.units import Unit, is_activation, is_normalization
 
 
 def automatic(model: Any, units: list[Unit]) -> list[Run]:

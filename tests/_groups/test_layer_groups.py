@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_finetune._engine import backend, keras, structure
-from keras_finetune._grouping.merging import balance
-from keras_finetune.layer_groups import LayerGroups, layer_groups
+from keras_finetune._groups.layer_groups import LayerGroups, layer_groups
+from keras_finetune._groups.merging import balance
 
 layers = keras.layers
 

@@ -9,12 +9,12 @@ from numbers import Integral
 from typing import Any, overload
 
 from keras_finetune._engine import flags, keras, structure
-from keras_finetune._grouping.automatic import automatic
-from keras_finetune._grouping.listed import listed
-from keras_finetune._grouping.merging import merged
-from keras_finetune._grouping.names import HEAD as HEAD
-from keras_finetune._grouping.runs import Run
-from keras_finetune._grouping.units import Unit, flatten, layers_of, weights_of
+from keras_finetune._groups.automatic import automatic
+from keras_finetune._groups.listed import listed
+from keras_finetune._groups.merging import merged
+from keras_finetune._groups.names import HEAD as HEAD
+from keras_finetune._groups.runs import Run
+from keras_finetune._groups.units import Unit, flatten, layers_of, weights_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from keras_finetune import _checks, _schedules
-from keras_finetune._triggers import MetricTrigger
+from keras_finetune import _checks
+from keras_finetune._schedule import epochs as _epochs
+from keras_finetune._schedule.trigger import MetricTrigger
 
 
 class Progress:
@@ -47,7 +48,7 @@ class Progress:
     def when(self, last: int, epochs: int | None) -> list[str]:
         """The epochs of the stages 0 to `last`, in words."""
         if self._trigger is None:
-            return _schedules.spans(_schedules.starts(self.every, last), epochs)
+            return _epochs.spans(_epochs.starts(self.every, last), epochs)
         late = "" if self.every is None else f", at the latest {self.every} later"
         return ["from 0", *[f"when {self._monitor} stalls{late}"] * last]
 
@@ -75,13 +76,13 @@ class Progress:
         if self.stage is None and self.history:
             return int(self.history[-1]["stage"])
         if self.stage is None and self._trigger is None and saved_epoch is not None:
-            return _schedules.stage_at(saved_epoch, self.every, last)
+            return _epochs.stage_at(saved_epoch, self.every, last)
         return self.stage
 
     def stage_at(self, epoch: int, before: int | None, last: int) -> int:
         """The stage of an epoch that begins, after another stage or none."""
         if self._trigger is None:
-            return _schedules.stage_at(epoch, self.every, last)
+            return _epochs.stage_at(epoch, self.every, last)
         if before is None:
             return 0
         since = self.history[-1]["epoch"] if self.history else epoch

@@ -7,8 +7,8 @@ from typing import Any
 
 from keras_finetune._engine import flags, session
 from keras_finetune._engine.structure import variable_key
+from keras_finetune._groups.layer_groups import LayerGroup, LayerGroups
 from keras_finetune._tables import Table
-from keras_finetune.layer_groups import LayerGroup, LayerGroups
 
 
 class Stages:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from keras_finetune._engine import structure
-from keras_finetune._grouping.units import Unit
+from keras_finetune._groups.units import Unit
 
 # A tensor that skips more of the model than this share (the skips of a U-Net, a mask)
 # ties nothing together; one that skips only a few layers always does.

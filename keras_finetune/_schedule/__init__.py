@@ -1,0 +1,1 @@
+"""When things happen: plain arithmetic on epochs and metrics, without Keras."""
