@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_finetune import _schedules
+from keras_finetune._schedule import epochs
 
 lists = st.lists(st.integers(1, 50), min_size=1, max_size=6, unique=True).map(sorted)
 small = st.integers(0, 60)
@@ -14,14 +14,14 @@ small = st.integers(0, 60)
 
 @given(small, st.integers(1, 9), st.integers(0, 6))
 def test_stage_by_number(epoch, every, last):
-    stage = _schedules.stage_at(epoch, every, last)
+    stage = epochs.stage_at(epoch, every, last)
     expected = sum(1 for k in range(1, last + 1) if k * every <= epoch)
     assert stage == expected
 
 
 @given(small, lists)
 def test_stage_by_list(epoch, every):
-    stage = _schedules.stage_at(epoch, every, len(every))
+    stage = epochs.stage_at(epoch, every, len(every))
     assert stage == sum(1 for start in every if start <= epoch)
 
 
@@ -29,31 +29,31 @@ def test_stage_by_list(epoch, every):
 def test_starts_are_where_stages_change(every, last):
     if isinstance(every, list):
         last = len(every)
-    starts = _schedules.starts(every, last)
+    starts = epochs.starts(every, last)
     assert len(starts) == last + 1
     assert starts[0] == 0
     for stage, start in enumerate(starts):
-        assert _schedules.stage_at(start, every, last) == stage
+        assert epochs.stage_at(start, every, last) == stage
         if stage:
-            assert _schedules.stage_at(start - 1, every, last) == stage - 1
+            assert epochs.stage_at(start - 1, every, last) == stage - 1
 
 
 def test_stages_of_a_table():
-    assert [_schedules.stage_at(e, 2, 2) for e in range(8)] == [0, 0, 1, 1, 2, 2, 2, 2]
-    assert [_schedules.stage_at(e, [1, 4], 2) for e in range(6)] == [0, 1, 1, 1, 2, 2]
-    assert _schedules.starts(3, 2) == [0, 3, 6]
-    assert _schedules.starts([1, 4], 2) == [0, 1, 4]
+    assert [epochs.stage_at(e, 2, 2) for e in range(8)] == [0, 0, 1, 1, 2, 2, 2, 2]
+    assert [epochs.stage_at(e, [1, 4], 2) for e in range(6)] == [0, 1, 1, 1, 2, 2]
+    assert epochs.starts(3, 2) == [0, 3, 6]
+    assert epochs.starts([1, 4], 2) == [0, 1, 4]
 
 
 def test_powers():
-    assert _schedules.powers(2.0, 4) == [0.125, 0.25, 0.5, 1.0]
-    assert _schedules.powers(0.5, 3) == [4.0, 2.0, 1.0]
-    assert _schedules.powers(2.6, 1) == [1.0]
+    assert epochs.powers(2.0, 4) == [0.125, 0.25, 0.5, 1.0]
+    assert epochs.powers(0.5, 3) == [4.0, 2.0, 1.0]
+    assert epochs.powers(2.6, 1) == [1.0]
 
 
 @given(st.floats(0.1, 10.0), st.integers(1, 12))
 def test_powers_fall_by_one_factor(decay, n):
-    found = _schedules.powers(decay, n)
+    found = epochs.powers(decay, n)
     assert len(found) == n
     assert found[-1] == 1.0
     for low, high in itertools.pairwise(found):
@@ -63,7 +63,7 @@ def test_powers_fall_by_one_factor(decay, n):
 @given(st.floats(1e-8, 1.0), st.floats(1.0, 1e4), st.integers(2, 12))
 def test_geometric_goes_from_low_to_high(low, ratio, n):
     high = low * ratio
-    found = _schedules.geometric(low, high, n)
+    found = epochs.geometric(low, high, n)
     assert len(found) == n
     assert found[-1] == 1.0
     assert found[0] * high == pytest.approx(low, rel=1e-9)
@@ -73,14 +73,14 @@ def test_geometric_goes_from_low_to_high(low, ratio, n):
 
 
 def test_geometric_of_one_group_is_the_base_rate():
-    assert _schedules.geometric(1e-5, 1e-2, 1) == [1.0]
+    assert epochs.geometric(1e-5, 1e-2, 1) == [1.0]
 
 
 # --- plateaus -------------------------------------------------------------------------
 
 
 def plateaus(values, mode="min", min_delta=0.0, patience=2):
-    plateau = _schedules.Plateau(mode, min_delta, patience)
+    plateau = epochs.Plateau(mode, min_delta, patience)
     return [plateau.update(value) for value in values]
 
 
