@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 from keras_finetune import _checks
-from keras_finetune._engine import flags, keras, processes, session
+from keras_finetune._engine import flags, keras, optimizer, processes
 from keras_finetune._engine.structure import variable_key, weights
 from keras_finetune._groups.layer_groups import layer_groups
 from keras_finetune._rules.stages import Stages
@@ -98,10 +98,10 @@ class _Training:
         ]
         self.rate: float | None = None
         if getattr(model, "optimizer", None) is not None:
-            self.rate = session.learning_rate(model)
+            self.rate = optimizer.learning_rate(model)
             bounds = [s.bounds for s in scalers if s.bounds is not None]
-            is_free = not session.is_scheduled(model)
-            if bounds and is_free and session.steps_taken(model) == 0:
+            is_free = not optimizer.is_scheduled(model)
+            if bounds and is_free and optimizer.steps_taken(model) == 0:
                 self.rate = bounds[-1][1]
 
     def selects(self, variable: Any) -> bool:
@@ -134,7 +134,7 @@ class _Training:
         if self.rate is None:
             return f"{said} Not compiled."
         name = type(self.model.optimizer).__name__
-        if session.is_scheduled(self.model):
+        if optimizer.is_scheduled(self.model):
             return f"{said} {name} with a schedule, now at {self.rate:.3g}."
         return f"{said} {name} at the learning rate {self.rate:.3g}."
 

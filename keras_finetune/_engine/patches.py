@@ -20,7 +20,7 @@ class Patch(NamedTuple):
 
 @contextmanager
 def patched(patches: Iterable[Patch]) -> Iterator[None]:
-    """Puts patches on their owners, and takes them off again, come what may.
+    """Put patches on their owners, and take them off again, come what may.
 
     They go straight to `__dict__`: the trackers of Keras, TensorFlow and PyTorch must
     not see them, or they would be saved with the model.
@@ -42,7 +42,7 @@ def patched(patches: Iterable[Patch]) -> Iterator[None]:
 
 @contextmanager
 def all_or_nothing(*dictionaries: dict[Any, Any]) -> Iterator[None]:
-    """Should a block fail, dictionaries have what they had, as do those in them."""
+    """Should a block fail, let dictionaries have what they had, and those in them."""
     before = [
         {
             key: copy.copy(value) if type(value) in (list, dict) else value
@@ -60,16 +60,16 @@ def all_or_nothing(*dictionaries: dict[Any, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def whole(
+def unchanged_if_it_fails(
     optimizers: Sequence[Any],
-    parked: dict[Any, Any],
+    aside: dict[Any, Any],
     set_variables: Callable[[Any, list[Any]], None],
 ) -> Iterator[None]:
-    """Leaves optimizers as they were if a block fails, also by Ctrl-C.
+    """Leave optimizers as they were if a block fails, also by Ctrl-C.
 
     Args:
         optimizers: An optimizer and those inside it.
-        parked: Slots that wait, kept as they were too.
+        aside: Slots that were set aside, left as they were too.
         set_variables: Gives an optimizer its list of variables, which Keras tracks.
     """
     attributes = [vars(optimizer) for optimizer in optimizers]
@@ -79,7 +79,7 @@ def whole(
         if "_variables" in vars(optimizer)
     ]
     try:
-        with all_or_nothing(parked, *attributes):
+        with all_or_nothing(aside, *attributes):
             yield
     except BaseException:
         for optimizer, variables in before:

@@ -6,6 +6,7 @@ gradients; nothing of that is done here.
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from keras_finetune._engine import backend
@@ -21,6 +22,12 @@ def is_chief(model: Any) -> bool:
         return not _torch_group() or _torch_group().get_rank() == 0
     strategy = getattr(model, "distribute_strategy", None)
     return strategy is None or bool(strategy.extended.should_checkpoint)
+
+
+def announce(model: Any, message: str) -> None:
+    """Print in lines of 80 characters, once, however many processes train."""
+    if is_chief(model):
+        print("\n" + textwrap.fill(message, 80, subsequent_indent="  "), flush=True)
 
 
 def agreed(decision: bool) -> bool:

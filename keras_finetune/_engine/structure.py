@@ -82,6 +82,13 @@ def weights(layer: Any) -> tuple[Any, ...]:
     return tuple(unique.values())
 
 
+def own_weights(layer: Any) -> list[Any]:
+    """The weights that a layer holds itself, not those of the layers in it."""
+    kind = "variables" if KERAS_3 else "weights"
+    own = [getattr(layer, f"_{x}trainable_{kind}", ()) for x in ("", "non_")]
+    return [variable for variables in own for variable in variables]
+
+
 def variable_key(variable: Any) -> Hashable:
     """An identity of a variable that can be compared and hashed.
 

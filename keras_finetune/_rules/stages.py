@@ -1,34 +1,68 @@
-"""The stages of a gradual unfreeze: which layers, variables and parameters train."""
+"""The stages of a gradual unfreeze: which variables and layers train in each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from keras_finetune._engine import flags, session
-from keras_finetune._engine.structure import variable_key
+from keras_finetune._engine.active import lane
+from keras_finetune._engine.flags import batch_norms, count, with_inner
+from keras_finetune._engine.lane import Flags
+from keras_finetune._engine.session import frozen_for_now
+from keras_finetune._engine.structure import (
+    all_layers,
+    is_model,
+    own_weights,
+    sublayers,
+    variable_key,
+    weights,
+)
 from keras_finetune._groups.layer_groups import LayerGroup, LayerGroups
 from keras_finetune._tables import Table
+
+# What an earlier `fit` left frozen because it had not come to its stage: the keys of
+# variables and the ids of layers, by model. It is no decision of the user's.
+_NOT_REACHED: weakref.WeakKeyDictionary[Any, set[Hashable]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class Stages:
     """The stages of one model.
+
+    A variable belongs to one group, and its group decides when it trains. What was
+    frozen before `fit` stays frozen, at any depth, with one exception: a part that is
+    frozen as a whole is there to be unfrozen. The parts are the groups of a list, or
+    else the body and the head.
 
     Args:
         model: The model.
         groups: Its groups of layers, bottom to top.
         initial_groups: Groups that train in stage 0, counted from the top.
         batch_norm: As the argument of `GradualUnfreeze`.
+        named: Whether the groups were listed by the user.
 
     Raises:
         ValueError: If no group is left to unfreeze after stage 0.
     """
 
     def __init__(
-        self, model: Any, groups: LayerGroups, initial_groups: int, batch_norm: str
+        self,
+        model: Any,
+        groups: LayerGroups,
+        initial_groups: int,
+        batch_norm: str,
+        named: bool = False,
     ) -> None:
         self.model = model
-        self.groups = tuple(groups)
+        self._before = before = _Before(model)
+        self._released: set[Hashable] = set(_NOT_REACHED.get(model, ()))
+        parts = [(group,) for group in groups] if named else [groups[:-1], groups[-1:]]
+        for part in parts:
+            self._release_if_frozen(part)
+        self._may_train = before.trainable & (before.trained | self._released)
+        self.groups = tuple(g for g in groups if named or self._trainable_part(g))
         self.initial_groups = initial_groups
         self.last = len(self.groups) - initial_groups
         if self.last < 1:
@@ -38,50 +72,123 @@ class Stages:
                 f"{initial_groups}, while the model has {len(self.groups)} groups: "
                 f"{[group.name for group in self.groups]}"
             )
-        self._own_variables = flags.own_variables(model)
-        self._stay_frozen = session.frozen_one_by_one(model)
-        self._batch_norm_on: list[Any] = []
-        self._batch_norm_off: list[Any] = []
-        if batch_norm == "trainable":
-            self._batch_norm_on = flags.batch_norms(_layers(self.groups))
-        if batch_norm == "frozen":
-            self._batch_norm_off = flags.batch_norms(_layers(self.frozen(0)))
+        self._exceptions = self._normalization(batch_norm)
+        # The index of the group that decides, by variable, and the topmost of those
+        # in a layer, by the id of the layer.
+        self._index = {
+            variable_key(v): i
+            for i, group in enumerate(self.groups)
+            for v in group.variables
+        }
+        self._top = self._tops()
+
+    # --- what may train --------------------------------------------------------------
+
+    def _release_if_frozen(self, part: Sequence[LayerGroup]) -> None:
+        keys = {variable_key(v) for group in part for v in group.variables}
+        if not keys & self._before.trained:
+            self._released |= keys
+            layers = with_inner(_layers(part))
+            self._released.update(id(layer) for layer in layers)
+
+    def _trainable_part(self, group: LayerGroup) -> list[Any]:
+        return [v for v in group.variables if variable_key(v) in self._may_train]
+
+    def _normalization(self, batch_norm: str) -> dict[Hashable, bool]:
+        """Whether normalization trains, by layer and variable, whatever its group."""
+        if batch_norm == "follow":
+            return {}
+        trains = batch_norm == "trainable"
+        exceptions: dict[Hashable, bool] = {}
+        for layer in batch_norms(_layers(self.groups if trains else self.frozen(0))):
+            exceptions[id(layer)] = trains
+            exceptions.update((variable_key(v), trains) for v in weights(layer))
+        return exceptions
+
+    def _tops(self) -> dict[int, int]:
+        tops: dict[int, int] = {}
+
+        def top(layer: Any) -> int:
+            if id(layer) not in tops:
+                tops[id(layer)] = -1  # for a layer that contains itself
+                own = [self._index.get(variable_key(v), -1) for v in own_weights(layer)]
+                inside = [top(part) for part in sublayers(layer)]
+                tops[id(layer)] = max([*own, *inside], default=-1)
+            return tops[id(layer)]
+
+        top(self.model)
+        for i, group in enumerate(self.groups):
+            for layer in with_inner(group.layers):
+                if tops.get(id(layer), -1) < 0:  # it has no weights
+                    tops[id(layer)] = i
+        return tops
+
+    # --- the stages ------------------------------------------------------------------
 
     def trained(self, stage: int) -> tuple[LayerGroup, ...]:
-        """The groups that train in a stage."""
+        """Return the groups that train in a stage."""
         return self.groups[self.last - stage :]
 
     def frozen(self, stage: int) -> tuple[LayerGroup, ...]:
-        """The groups that do not."""
+        """Return the groups that do not."""
         return self.groups[: self.last - stage]
 
-    def set_flags(self, stage: int) -> list[Any]:
-        """Sets the model's flags; returns variables that flags cannot freeze."""
-        return flags.set_trainable(
-            self.model,
-            on=_layers(self.trained(stage)),
-            off=_layers(self.frozen(stage)),
-            batch_norm_on=self._batch_norm_on,
-            batch_norm_off=self._batch_norm_off,
-            own_on=self._own(self.trained(stage)),
-            own_off=self._own(self.frozen(stage)),
-            stay_frozen=self._stay_frozen,
-        )
+    def flags(self, stage: int) -> Flags:
+        """Return what the flags of the model say in a stage."""
+        lowest = self.last - stage
+        variables = {
+            key: self._trains(key, lowest)
+            for key in self._index
+            if key in self._before.trainable
+        }
+        training = {key for key, trains in variables.items() if trains}
+        layers: dict[int, bool] = {}
+        for layer in all_layers(self.model):
+            key, top = id(layer), self._top[id(layer)]
+            if top < 0:
+                continue  # in no group
+            if is_model(layer):
+                # What is around a group agrees with what is inside.
+                keys = {variable_key(v) for v in weights(layer)}
+                if keys & self._may_train:
+                    layers[key] = bool(keys & training)
+            elif self._before.flags[key] or key in self._released:
+                layers[key] = self._exceptions.get(key, top >= lowest)
+        return Flags(layers, variables)
 
-    def _own(self, groups: tuple[LayerGroup, ...]) -> list[Any]:
-        keys = {variable_key(v) for group in groups for v in group.variables}
-        return [v for v in self._own_variables if variable_key(v) in keys]
-
-    def noisy_frozen_layers(self, stage: int) -> list[Any]:
-        """The layers in frozen groups, those inside others included."""
-        return flags.with_inner(_layers(self.frozen(stage)))
+    def _trains(self, key: Hashable, lowest: int) -> bool:
+        trains = self._exceptions.get(key, self._index[key] >= lowest)
+        return trains and key in self._may_train
 
     def variables(self, stage: int) -> list[Any]:
-        """The variables that train in a stage, in the model's order."""
-        with flags.preserved(self.model):
-            hidden = {id(v) for v in self.set_flags(stage)}
-            trained = list(self.model.trainable_variables)
-        return [v for v in trained if id(v) not in hidden]
+        """Return the variables that train in a stage, in the model's order."""
+        lowest = self.last - stage
+        return [
+            v
+            for v in weights(self.model)
+            if variable_key(v) in self._index and self._trains(variable_key(v), lowest)
+        ]
+
+    def frozen_layers(self, stage: int) -> list[Any]:
+        """Return the layers in frozen groups, and those inside them."""
+        lowest = self.last - stage
+        layers = with_inner(_layers(self.groups))
+        return [layer for layer in layers if self._top[id(layer)] < lowest]
+
+    def remember(self, stage: int) -> None:
+        """Remember what is frozen after this stage only because it was not reached."""
+        lowest = self.last - stage
+        left: set[Hashable] = {
+            key for key in self._may_train if self._index.get(key, lowest) < lowest
+        }
+        left.update(key for key, top in self._top.items() if 0 <= top < lowest)
+        _NOT_REACHED[self.model] = left
+
+    # --- in words --------------------------------------------------------------------
+
+    def parameters(self, stage: int) -> int:
+        """Return the number of parameters that train in a stage."""
+        return count(self.variables(stage))
 
     def table(
         self,
@@ -90,7 +197,7 @@ class Stages:
         learning_rate_factor: float,
         selects: Callable[[Any], bool] | None = None,
     ) -> Table:
-        """The plan.
+        """Return the plan.
 
         Args:
             epochs: When each stage trains, in words.
@@ -100,20 +207,45 @@ class Stages:
         """
         header = ["stage", "epochs", "trains too", "trainable", "base rate"]
         rows = []
+        trained = self._counts(selects)
         for stage, when in enumerate(epochs):
             new = self.trained(stage) if stage == 0 else self.trained(stage)[:1]
             names = ", ".join(group.name for group in reversed(new))
-            trained = [v for v in self.variables(stage) if not selects or selects(v)]
-            row = [str(stage), when, names, f"{flags.count(trained):,}"]
+            row = [str(stage), when, names, f"{trained[stage]:,}"]
             if rate is not None:
                 row.append(f"{rate * learning_rate_factor**stage:.3g}")
             rows.append(row)
         return Table(header if rate is not None else header[:4], rows, right=(0, 3, 4))
 
-    def parameters(self, stage: int) -> int:
-        """The number of parameters that train in a stage."""
-        return flags.count(self.variables(stage))
+    def _counts(self, selects: Callable[[Any], bool] | None) -> list[int]:
+        """The parameters that train in each stage."""
+        starting = [0] * (self.last + 1)
+        for v in self.variables(self.last):
+            if selects is None or selects(v):
+                key = variable_key(v)
+                first = max(self.last - self._index[key], 0)
+                starting[0 if self._exceptions.get(key, False) else first] += count([v])
+        return [sum(starting[: stage + 1]) for stage in range(self.last + 1)]
 
 
-def _layers(groups: tuple[LayerGroup, ...]) -> list[Any]:
+class _Before:
+    """What a model's flags said before a stage changed them.
+
+    Attributes:
+        flags: By the id of a layer.
+        trained: The keys of the variables that trained.
+        trainable: The keys of those that train if no flag freezes them.
+    """
+
+    def __init__(self, model: Any) -> None:
+        layers = all_layers(model)
+        now = [*lane.trained(model), *frozen_for_now(model)]
+        alone = {variable_key(v) for v in lane.frozen_alone(layers)}
+        ever = {variable_key(v) for layer in layers for v in lane.can_train(layer)}
+        self.flags = {id(layer): bool(layer.trainable) for layer in layers}
+        self.trained = {variable_key(v) for v in now}
+        self.trainable = ever - alone
+
+
+def _layers(groups: Sequence[LayerGroup]) -> list[Any]:
     return [layer for group in groups for layer in group.layers]

@@ -6,14 +6,14 @@ from collections.abc import Hashable
 from typing import Any
 
 from keras_finetune import _checks
-from keras_finetune._engine import keras, session
+from keras_finetune._engine import keras, loading, optimizer, session
 from keras_finetune._engine.structure import (
     numbered,
     variable_key,
     variable_path,
     weights,
 )
-from keras_finetune._groups.layer_groups import LayerGroup, LayerGroups, layer_groups
+from keras_finetune._groups.layer_groups import LayerGroups, layer_groups
 from keras_finetune._rules import multipliers as _multipliers
 
 _DECAY = 2.6
@@ -91,7 +91,6 @@ class DiscriminativeLR(keras.callbacks.Callback):
                 "Received: " + ", ".join(f"{k}={v!r}" for k, v in given.items())
             )
         self._groups: LayerGroups | None = None
-        self._still: set[Hashable] = set()
 
     def factors(self, model: Any) -> dict[str, float]:
         """The factor of each variable of a model, by its path.
@@ -109,32 +108,26 @@ class DiscriminativeLR(keras.callbacks.Callback):
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
-        session.await_file(model, self, self._fit_file)
+        loading.await_file(model, self, self._fit_file)
 
     def on_train_begin(self, logs: Any = None) -> None:
         model = self.model
-        try:
-            session.check(model, scale=True)
-            self._begin()
-        except BaseException:
-            session.await_no_file(self)
-            raise
-        session.warn_inexact(model)
-        if self.bounds is not None and session.steps_taken(model) == 0:
+        optimizer.check(model, scale=True)
+        self._begin()
+        optimizer.warn_inexact(model)
+        if self.bounds is not None and optimizer.steps_taken(model) == 0:
             high = self.bounds[1]
-            session.set_learning_rate(model, lambda rate: high)
+            optimizer.set_learning_rate(model, lambda rate: high)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        session.await_no_file(self)
+        loading.await_no_file(self)
         session.join(self.model).begin()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.log and logs is not None and self._groups is not None:
-            for group in self._groups:
-                logs[f"learning_rate/{group.name}"] = self._rate(group)
+            logs.update(self._rates(self._groups))
 
     def on_train_end(self, logs: Any = None) -> None:
-        session.await_no_file(self)
         session.join(self.model).leave(self)
 
     def _begin(self) -> session.Session:
@@ -142,26 +135,30 @@ class DiscriminativeLR(keras.callbacks.Callback):
         self._groups = layer_groups(model, self.groups)
         factors = self._by_variable(model, self._groups)
         running = session.join(model)
-        running.enter(self)
-        running.scale(self, {k: f for k, f in factors.items() if f not in (0.0, 1.0)})
-        self._still = {key for key, factor in factors.items() if factor == 0.0}
-        still = [v for v in weights(model) if variable_key(v) in self._still]
-        running.hide(self, still)
+        multipliers = {k: f for k, f in factors.items() if f not in (0.0, 1.0)}
+        frozen = [v for v in weights(model) if factors[variable_key(v)] == 0.0]
+        running.demand(self, multipliers=multipliers, frozen=frozen)
         return running
 
     def _fit_file(self, count: int) -> None:
         """Makes the optimizer fit a file that was saved beside factors of 0."""
         self._begin().apply()
 
-    def _rate(self, group: LayerGroup) -> float:
+    def _rates(self, groups: LayerGroups) -> dict[str, float]:
+        """The highest rate in each group, as it stands now."""
         running = session.join(self.model)
-        trains = {variable_key(v) for v in self.model.trainable_variables} - self._still
-        rates = [
-            session.learning_rate(self.model, v) * running.factor(v)
-            for v in group.variables
-            if variable_key(v) in trains
-        ]
-        return max(rates, default=0.0)
+        trained = running.trained()
+        base = optimizer.learning_rates(self.model, trained)
+        rates = {
+            variable_key(v): rate * running.multiplier(v)
+            for v, rate in zip(trained, base, strict=True)
+        }
+        return {
+            f"learning_rate/{group.name}": max(
+                (rates.get(variable_key(v), 0.0) for v in group.variables), default=0.0
+            )
+            for group in groups
+        }
 
     def _by_variable(self, model: Any, groups: LayerGroups) -> dict[Hashable, float]:
         return _multipliers.by_variable(

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_finetune import _checks
-from keras_finetune._engine import keras, processes, session
+from keras_finetune._engine import keras, loading, optimizer, processes, session
+from keras_finetune._engine.active import lane
 from keras_finetune._engine.backups import Backups, resumes
+from keras_finetune._engine.structure import variable_key, weights
 from keras_finetune._groups.layer_groups import layer_groups
 from keras_finetune._rules.stages import Stages
 from keras_finetune._schedule.progress import Progress
@@ -141,7 +143,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
         stages = self._stages_of(model)
         rate = None
         if getattr(model, "optimizer", None) is not None:
-            rate = session.learning_rate(model)
+            rate = optimizer.learning_rate(model)
         when = self._progress.when(stages.last, epochs)
         report = Report(stages.table(when, rate, self.learning_rate_factor))
         return report.show() if processes.is_chief(model) else report
@@ -152,37 +154,38 @@ class GradualUnfreeze(keras.callbacks.Callback):
         super().set_model(model)
         self._progress.begin_fit()
         self._stages, self._entered = None, False
-        session.await_no_file(self)
+        loading.await_no_file(self)
         self._backups = Backups(model, "GradualUnfreeze", self._state, self._observe)
         state = self._backups.latest()
         self._check_settings(state)
         if resumes(model):
             if state is None:
-                session.announce(
+                processes.announce(
                     model,
                     "The backup to resume from was written by a run without "
                     "`GradualUnfreeze`: groups that may have been training are frozen "
                     "until their stage.",
                 )
-            session.make_room(model, self._prepare().variables(self._prepare().last))
+            stages = self._prepare()
+            session.join(model).make_room(stages.variables(stages.last))
         self._backups.hook()
-        session.await_file(model, self, self._enter_stage_of_file, last=True)
+        loading.await_file(model, self, self._enter_stage_of_file, last=True)
 
     def on_train_begin(self, logs: Any = None) -> None:
         stages = self._prepare()
-        session.warn_inexact(self.model)
+        optimizer.warn_inexact(self.model)
         running = session.join(self.model)
-        running.enter(self)
-        running.expect(stages.variables(stages.last))
+        running.demand(self, later=stages.variables(stages.last))
+        running.at_close(self._remember)
         if self._backups is not None:
             self._backups.hook()
             running.at_close(self._backups.unhook)
-        self._saved_epoch = session.epoch_of_checkpoint(self.model)
+        self._saved_epoch = lane.epoch_of_checkpoint(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # The first stage is entered here and not in `on_train_begin`: only now it is
         # known in which epoch a resumed run starts.
-        session.await_no_file(self)
+        loading.await_no_file(self)
         begins, progress = not self._entered, self._progress
         if begins and not self._restore():
             progress.forget_from(epoch)
@@ -191,7 +194,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
         saved = self._saved_epoch
         if saved is None:
             # Read here too: `BackupAndRestore` may begin after this callback.
-            saved = session.epoch_of_checkpoint(self.model)
+            saved = lane.epoch_of_checkpoint(self.model)
         last = self._prepare().last
         before = progress.stage_before(saved, last)
         stage = progress.stage_at(epoch, before, last)
@@ -206,14 +209,18 @@ class GradualUnfreeze(keras.callbacks.Callback):
         self._progress.observe(epoch, logs or {}, processes.agreed)
 
     def on_train_end(self, logs: Any = None) -> None:
-        session.await_no_file(self)
         session.join(self.model).leave(self)
+
+    def _remember(self) -> None:
+        if self._entered:
+            self._prepare().remember(self._progress.stage or 0)
 
     # --- stages ------------------------------------------------------------------
 
     def _stages_of(self, model: Any) -> Stages:
         groups = layer_groups(model, self.groups)
-        stages = Stages(model, groups, self.initial_groups, self.batch_norm)
+        named = isinstance(self.groups, (list, tuple))
+        stages = Stages(model, groups, self.initial_groups, self.batch_norm, named)
         if isinstance(self.every, list) and len(self.every) != stages.last:
             raise ValueError(
                 "Argument `every` must list one epoch for each group that is left to "
@@ -226,7 +233,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
 
     def _prepare(self) -> Stages:
         if self._stages is None:
-            session.check(self.model)
+            optimizer.check(self.model)
             self._stages = self._stages_of(self.model)
         return self._stages
 
@@ -274,11 +281,13 @@ class GradualUnfreeze(keras.callbacks.Callback):
     def _enter(self, stage: int) -> None:
         stages = self._prepare()
         running = session.join(self.model)
-        running.hide(self, stages.set_flags(stage))
+        running.demand(self, flags=stages.flags(stage))
         if self.frozen_mode == "inference":
-            running.at_inference(self, stages.noisy_frozen_layers(stage))
-        if self.learning_rate_factor != 1.0 and session.is_scheduled(self.model):
-            running.scale_all(self, self.learning_rate_factor**stage)
+            running.demand(self, at_inference=stages.frozen_layers(stage))
+        if self.learning_rate_factor != 1.0 and optimizer.is_scheduled(self.model):
+            factor = self.learning_rate_factor**stage
+            everywhere = {variable_key(v): factor for v in weights(self.model)}
+            running.demand(self, multipliers=everywhere)
         running.apply()
         self._progress.enter(stage)
         self._entered = True
@@ -286,11 +295,11 @@ class GradualUnfreeze(keras.callbacks.Callback):
     def _record(self, epoch: int, stage: int, before: int | None) -> None:
         if before is not None and self.learning_rate_factor != 1.0:
             factor = self.learning_rate_factor ** (stage - before)
-            session.set_learning_rate(self.model, lambda rate: rate * factor)
+            optimizer.set_learning_rate(self.model, lambda rate: rate * factor)
         stages = self._prepare()
         names = [group.name for group in stages.trained(stage)]
         parameters = stages.parameters(stage)
-        rate = session.learning_rate(self.model)
+        rate = optimizer.learning_rate(self.model)
         self._progress.add(
             {
                 "epoch": epoch,
@@ -303,7 +312,7 @@ class GradualUnfreeze(keras.callbacks.Callback):
         if self.verbose:
             known = 0 if before is None else len(stages.trained(before))
             new = ", ".join(reversed(names[: len(names) - known]))
-            session.announce(
+            processes.announce(
                 self.model,
                 f"Epoch {epoch + 1}: {bold(f'stage {stage}')} trains {new}"
                 f"{' too' if known else ''}: {parameters:,} parameters, base learning "
@@ -314,12 +323,11 @@ class GradualUnfreeze(keras.callbacks.Callback):
         """Makes the optimizer fit a file that holds `count` of its variables."""
         stages = self._prepare()
         running = session.join(self.model)
-        running.enter(self)
         counts = []
         for stage in range(stages.last + 1):
-            running.hide(self, stages.set_flags(stage))
+            running.demand(self, flags=stages.flags(stage))
             running.apply()
-            counts.append(session.optimizer_size(self.model))
+            counts.append(optimizer.variables_in_file(self.model))
             if counts[-1] == count:
                 self._progress.stage = stage
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from keras_finetune._engine import keras, session
+from keras_finetune._engine import keras, loading, optimizer, session
 from keras_finetune._engine.structure import variable_path, weights
 from keras_finetune._rules.selection import selector
 
@@ -70,29 +70,24 @@ class TrainOnly(keras.callbacks.Callback):
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
-        session.await_file(model, self, self._fit_file)
+        loading.await_file(model, self, self._fit_file)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        try:
-            session.check(self.model)
-            self._begin()
-        except BaseException:
-            session.await_no_file(self)
-            raise
+        optimizer.check(self.model)
+        self._begin()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        session.await_no_file(self)
+        loading.await_no_file(self)
         session.join(self.model).begin()
 
     def on_train_end(self, logs: Any = None) -> None:
-        session.await_no_file(self)
         session.join(self.model).leave(self)
 
     def _begin(self) -> session.Session:
         chosen = {id(v) for v in self.selected(self.model)}
         running = session.join(self.model)
-        running.enter(self)
-        running.hide(self, [v for v in weights(self.model) if id(v) not in chosen])
+        frozen = [v for v in weights(self.model) if id(v) not in chosen]
+        running.demand(self, frozen=frozen)
         return running
 
     def _fit_file(self, count: int) -> None:

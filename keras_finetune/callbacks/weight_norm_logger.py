@@ -12,9 +12,9 @@ from keras_finetune import _checks
 from keras_finetune._engine import (
     backups,
     keras,
+    optimizer,
     processes,
     reduction,
-    session,
     structure,
 )
 from keras_finetune._engine.structure import variable_key, variable_path
@@ -167,7 +167,7 @@ class WeightNormLogger(keras.callbacks.Callback):
         self._epoch = self._step = self._steps_before = 0
         self._begins = True
         if self.updates or self.distance:
-            session.build(self.model)
+            optimizer.build(self.model)
         if structure.is_built(self.model):
             self._find_parts()
         elif self.updates or self.distance:

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_finetune._engine import KERAS_3, keras, session
+from keras_finetune._engine import KERAS_3, fit, keras, optimizer, processes
+from keras_finetune._engine.active import lane
 from keras_finetune._engine.patches import Patch
 from keras_finetune._engine.structure import all_layers
 
@@ -107,7 +108,7 @@ class Backups:
 
     def is_running(self) -> bool:
         """Whether a hook is called from a `fit`, not left over from a broken one."""
-        if session.fit_frame(self.model) is None:
+        if fit.frame_of_fit(self.model) is None:
             self.unhook()
             return False
         return True
@@ -119,8 +120,8 @@ class Backups:
 
     def before_save(self, callback: Any) -> None:
         """Writes the record of this step."""
-        session.world.pull_state(self.model)
-        step = session.steps_taken(self.model)
+        lane.pull_state(self.model)
+        step = optimizer.steps_taken(self.model)
         record = {
             "epoch": self._epoch,
             "generators": [state.tolist() for state in _generators(self.model)],
@@ -137,7 +138,7 @@ class Backups:
 
     def record_of(self, callback: Any) -> dict[str, Any] | None:
         """The record of the step that the optimizer has taken, if there is one."""
-        step = session.steps_taken(self.model)
+        step = optimizer.steps_taken(self.model)
         return _read(_lane.directory(callback), step) if step else None
 
 
@@ -148,7 +149,7 @@ def resumes(model: Any) -> bool:
 
 def _callbacks(model: Any) -> list[Any]:
     kind = keras.callbacks.BackupAndRestore
-    return [c for c in session.callbacks_of_fit(model) if isinstance(c, kind)]
+    return [c for c in fit.callbacks_of_fit(model) if isinstance(c, kind)]
 
 
 # --- records ---------------------------------------------------------------------
@@ -204,7 +205,7 @@ def _set_generators(model: Any, values: list[Any]) -> None:
 def _announce_what_begins_anew(model: Any) -> None:
     layers = _lane.layers_without_generator(all_layers(model))
     if layers:
-        session.announce(
+        processes.announce(
             model,
             "The random numbers of these layers begin anew, so that the end will not "
             f"be that of an unbroken run: {[layer.name for layer in layers]}. Keras 2 "

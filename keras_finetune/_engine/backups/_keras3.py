@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from keras.src.utils import file_utils
 
-from keras_finetune._engine import keras, session
+from keras_finetune._engine import keras, processes
 from keras_finetune._engine.patches import Patch, patched
 
 
@@ -64,7 +64,7 @@ def hooks(callback: Any, backups: Any) -> list[Patch]:
             return load()
         weights, metadata = callback._weights_path, callback._training_metadata_path
         if not files.exists(weights) and files.exists(metadata):
-            session.announce(
+            processes.announce(
                 model,
                 f"The backup in {callback.backup_dir} has no weights (a kill while it "
                 "was deleted leaves that): training starts afresh.",

@@ -1,0 +1,204 @@
+"""Keras 2: an optimizer's updates, each with a multiplier on its learning rate."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import tensorflow as tf
+
+from keras_finetune._engine import keras
+from keras_finetune._engine.keras2.slots import is_legacy, key_of
+from keras_finetune._engine.patches import Patch, patched
+
+
+def rate_of(inner: Any) -> Any:
+    """Return what an optimizer's rate is: a variable, a schedule or a callable."""
+    return inner._hyper["learning_rate"] if is_legacy(inner) else inner._learning_rate
+
+
+class ScaledUpdates:
+    """Multiplies the rate of each variable's update, and of its weight decay.
+
+    Args:
+        optimizer: An optimizer that updates variables.
+        multipliers: The multiplier of each variable, by `key_of`; 1 elsewhere.
+    """
+
+    def __init__(self, optimizer: Any, multipliers: Mapping[Hashable, float]) -> None:
+        self._optimizer = optimizer
+        self._multipliers = multipliers
+        # A trace computes each result once; they live as long as the patches.
+        self._results: dict[Hashable, Any] = {}
+
+    def multiplier(self, variable: Any) -> float:
+        """Return the multiplier of a variable."""
+        return self._multipliers.get(key_of(variable), 1.0)
+
+    def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """Return a result that is computed once in each graph, and always eagerly."""
+        if tf.executing_eagerly():
+            return compute()
+        # XLA compiles updates as functions of their own, which may not see tensors of
+        # the graph around them.
+        key = (id(tf.compat.v1.get_default_graph()), key)
+        if key not in self._results:
+            self._results[key] = compute()
+        return self._results[key]
+
+
+class NewStyle(ScaledUpdates):
+    """The updates of an optimizer of the new generation."""
+
+    def __init__(self, optimizer: Any, multipliers: Mapping[Hashable, float]) -> None:
+        super().__init__(optimizer, multipliers)
+        self._update_one = optimizer.update_step
+
+    def patches(self) -> list[Patch]:
+        """The patches under which the optimizer's step scales its updates."""
+        optimizer = self._optimizer
+
+        # The class's own keeps traces that know nothing of our rates.
+        @tf.function(jit_compile=True)
+        def update_step_xla(gradient: Any, variable: Any, key: Any) -> Any:
+            del key
+            return optimizer._update_step(gradient, variable)
+
+        return [
+            Patch(optimizer, "update_step", self.update_step),
+            Patch(optimizer, "_apply_weight_decay", self.apply_weight_decay),
+            Patch(optimizer, "_update_step_xla", update_step_xla),
+        ]
+
+    def update_step(self, gradient: Any, variable: Any) -> Any:
+        """Update one variable at its own rate."""
+        if self.multiplier(variable) == 1.0:
+            return self._update_one(gradient, variable)
+        # A tensor in the place of variable or schedule: the property returns it.
+        rate = Patch(self._optimizer, "_learning_rate", self._rate(variable))
+        with patched([rate]):
+            return self._update_one(gradient, variable)
+
+    def apply_weight_decay(self, variables: Any) -> None:
+        """Apply decoupled weight decay, scaled like the updates."""
+        # Written out, not called with another rate: under MirroredStrategy the decay
+        # is merged into another thread, where an exchanged rate would leak.
+        optimizer = self._optimizer
+        if optimizer.weight_decay is None:
+            return
+
+        def merged(distribution: Any, variables: Any) -> None:
+            for variable in variables:
+                distribution.extended.update(variable, self._decay, group=False)
+
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            merged, optimizer._distribution_strategy, variables
+        )
+
+    def _decay(self, variable: Any) -> None:
+        optimizer = self._optimizer
+        if optimizer._use_weight_decay(variable):
+            rate = tf.cast(self._rate(variable), variable.dtype)
+            weight_decay = tf.cast(optimizer.weight_decay, variable.dtype)
+            variable.assign_sub(variable * weight_decay * rate)
+
+    def _rate(self, variable: Any) -> Any:
+        multiplier, optimizer = self.multiplier(variable), self._optimizer
+        if multiplier == 1.0:
+            return optimizer.learning_rate
+        return self.once(multiplier, lambda: optimizer.learning_rate * multiplier)
+
+
+class Legacy(ScaledUpdates):
+    """The updates of an optimizer of the older generation, and of TFA's."""
+
+    def __init__(self, optimizer: Any, multipliers: Mapping[Hashable, float]) -> None:
+        super().__init__(optimizer, multipliers)
+        # TFA's decoupled decay is not multiplied by the rate: it has one of its own,
+        # and goes with the group, as in PyTorch's parameter groups.
+        self._scaled = ["learning_rate"]
+        if hasattr(optimizer, "_decay_weights_op"):
+            self._scaled.append("weight_decay")
+
+    def patches(self) -> list[Patch]:
+        """The patches under which the optimizer's step scales its updates."""
+        return [self._patch("_resource_apply_dense"), self._sparse_patch()]
+
+    def _patch(self, name: str) -> Patch:
+        original = getattr(self._optimizer, name)
+        if not _takes_state(original):
+
+            def stateless(grad: Any, var: Any, *rest: Any) -> Any:
+                return self._apply(original, var, (grad, var, *rest), {})
+
+            return Patch(self._optimizer, name, stateless)
+
+        # Keras looks up once, and remembers, whether `apply_state` is among the named
+        # arguments; where it is not, each update computes that state for itself.
+        def dense(grad: Any, var: Any, apply_state: Any = None) -> Any:
+            state = {"apply_state": apply_state}
+            return self._apply(original, var, (grad, var), state)
+
+        return Patch(self._optimizer, name, dense)
+
+    def _sparse_patch(self) -> Patch:
+        name = "_resource_apply_sparse"
+        original = getattr(self._optimizer, name)
+        if not _takes_state(original):
+            return self._patch(name)
+
+        def sparse(grad: Any, var: Any, indices: Any, apply_state: Any = None) -> Any:
+            state = {"apply_state": apply_state}
+            return self._apply(original, var, (grad, var, indices), state)
+
+        return Patch(self._optimizer, name, sparse)
+
+    def _apply(
+        self,
+        original: Callable[..., Any],
+        var: Any,
+        arguments: tuple[Any, ...],
+        state: dict[str, Any],
+    ) -> Any:
+        multiplier = self.multiplier(var)
+        if multiplier == 1.0:
+            return original(*arguments, **state)
+        with self._hyper_scaled(multiplier):
+            if state:
+                key = ("state", multiplier, var.device, var.dtype.base_dtype)
+                state["apply_state"] = self.once(key, lambda: self._prepare(var))
+            return original(*arguments, **state)
+
+    @contextmanager
+    def _hyper_scaled(self, multiplier: float) -> Iterator[None]:
+        hyper, names = self._optimizer._hyper, self._scaled
+        before = {name: hyper[name] for name in names}
+        scaled = self.once(
+            ("hyper", multiplier),
+            lambda: {name: self._value(name) * multiplier for name in names},
+        )
+        try:
+            hyper.update(scaled)
+            yield
+        finally:
+            hyper.update(before)
+
+    def _value(self, name: str) -> Any:
+        value = self._optimizer._hyper[name]
+        if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+            return value(self._optimizer.iterations)
+        if callable(value) and not isinstance(value, tf.Variable):
+            return value()
+        return value
+
+    def _prepare(self, variable: Any) -> Any:
+        key = (variable.device, variable.dtype.base_dtype)
+        state: dict[Any, Any] = {key: {}}
+        self._optimizer._prepare_local(*key, state)
+        return state
+
+
+def _takes_state(function: Callable[..., Any]) -> bool:
+    return "apply_state" in inspect.signature(function).parameters

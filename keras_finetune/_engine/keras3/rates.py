@@ -1,0 +1,110 @@
+"""Keras 3: an optimizer's updates, each with a multiplier on its learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from keras_finetune._engine import keras
+from keras_finetune._engine.keras3.slots import State
+from keras_finetune._engine.patches import Patch
+
+
+class ScaledUpdates:
+    """Multiplies the rate of each variable's update, and of its weight decay.
+
+    Args:
+        optimizer: An optimizer that updates variables.
+        multipliers: The multiplier of each variable, by the optimizer's key; 1
+            elsewhere.
+    """
+
+    def __init__(self, optimizer: Any, multipliers: Mapping[Hashable, float]) -> None:
+        self._optimizer = optimizer
+        self._multipliers = multipliers
+        self._update_all = optimizer._backend_update_step
+        self._update_one = optimizer.update_step
+        self._decay = optimizer._apply_weight_decay
+        self._current_rate = optimizer._get_current_learning_rate
+        # The rate under each multiplier, while variables are updated; shared by all
+        # threads, since a merged call under MirroredStrategy runs in another one.
+        self._rates: dict[float, Any] = {}
+        self._decaying: float = 1.0
+
+    def patches(self) -> list[Patch]:
+        """The patches under which the optimizer's step scales its updates."""
+        optimizer = self._optimizer
+        patches = [
+            Patch(optimizer, "_get_current_learning_rate", self.current_learning_rate),
+            Patch(optimizer, "_apply_weight_decay", self.apply_weight_decay),
+        ]
+        if hasattr(optimizer, "_parallel_update_step"):
+            return [
+                *patches,
+                Patch(optimizer, "_backend_update_step", self.update_in_parallel),
+            ]
+        return [
+            *patches,
+            Patch(optimizer, "_backend_update_step", self.update_all),
+            Patch(optimizer, "update_step", self.update_step),
+        ]
+
+    def update_all(self, grads: Any, variables: Any, learning_rate: Any) -> Any:
+        """Update all variables, with one multiplication for each multiplier."""
+        # Made before TensorFlow leaves the replica.
+        for multiplier in sorted({*map(self._multiplier, variables)} - {1.0}):
+            self._rates[multiplier] = keras.ops.multiply(learning_rate, multiplier)
+        try:
+            return self._update_all(grads, variables, learning_rate)
+        finally:
+            self._rates.clear()  # tensors of a trace must not outlive it
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
+        """Update one variable at its own rate."""
+        rate = self._rates.get(self._multiplier(variable), learning_rate)
+        return self._update_one(gradient, variable, rate)
+
+    def update_in_parallel(self, grads: Any, variables: Any, rate: Any) -> None:
+        """Update all variables, in one call for each multiplier (PyTorch)."""
+        # State without a variable (Nadam's product) must advance once, not per call.
+        scalars = list(State(self._optimizer).scalars.values())
+        before = [keras.ops.copy(scalar) for scalar in scalars]
+        for multiplier, indices in self._by_multiplier(variables).items():
+            for scalar, start in zip(scalars, before, strict=True):
+                scalar.assign(start)
+            self._update_all(
+                [grads[i] for i in indices],
+                [variables[i] for i in indices],
+                rate if multiplier == 1.0 else rate * multiplier,
+            )
+
+    def apply_weight_decay(self, variables: Any) -> None:
+        """Apply decoupled weight decay, scaled like the updates."""
+        variables = list(variables)
+        try:
+            for multiplier, indices in self._by_multiplier(variables).items():
+                self._decaying = multiplier
+                self._decay([variables[i] for i in indices])
+        finally:
+            self._decaying = 1.0
+            self._rates.clear()
+
+    def current_learning_rate(self) -> Any:
+        """Return the rate that weight decay is multiplied by."""
+        multiplier = self._decaying
+        if multiplier == 1.0:
+            return self._current_rate()
+        if multiplier not in self._rates:
+            self._rates[multiplier] = keras.ops.multiply(
+                self._current_rate(), multiplier
+            )
+        return self._rates[multiplier]
+
+    def _multiplier(self, variable: Any) -> float:
+        return self._multipliers.get(self._optimizer._var_key(variable), 1.0)
+
+    def _by_multiplier(self, variables: Sequence[Any]) -> dict[float, list[int]]:
+        parts: dict[float, list[int]] = {}
+        for i, variable in enumerate(variables):
+            parts.setdefault(self._multiplier(variable), []).append(i)
+        return parts
