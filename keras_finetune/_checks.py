@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from numbers import Integral, Real
 from typing import Any
 
 
 def integer(name: str, value: Any, minimum: int | None = None) -> int:
-    """Returns `value` as an `int`, or raises naming the argument."""
+    """Return `value` as an `int`, or raise naming the argument."""
     expected = "an integer" if minimum is None else f"an integer >= {minimum}"
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(_message(name, expected, value))
@@ -24,7 +24,7 @@ def number(
     *,
     exclusive: bool = False,
 ) -> float:
-    """Returns `value` as a finite `float`, or raises naming the argument."""
+    """Return `value` as a finite `float`, or raise naming the argument."""
     expected = "a finite number"
     if minimum is not None:
         expected += f" {'>' if exclusive else '>='} {minimum:g}"
@@ -38,10 +38,19 @@ def number(
     return result
 
 
+def boolean(name: str, value: Any) -> bool:
+    """Return `value` if it is a bool, or raise naming the argument."""
+    if not isinstance(value, bool):
+        raise TypeError(_message(name, "True or False", value))
+    return value
+
+
 def choice(name: str, value: Any, options: Iterable[Any]) -> Any:
-    """Returns `value` if it is one of `options`, or raises naming the argument."""
+    """Return `value` if it is one of `options`, or raise naming the argument."""
     options = tuple(options)
-    if value not in options:
+    # By type too: 1 equals True, and an array answers an array.
+    alike = (o for o in options if isinstance(value, bool) is isinstance(o, bool))
+    if not any(isinstance(value, Hashable) and value == option for option in alike):
         expected = "one of " + ", ".join(repr(option) for option in options)
         raise ValueError(_message(name, expected, value))
     return value

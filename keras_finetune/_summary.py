@@ -9,6 +9,7 @@ from keras_finetune import _checks
 from keras_finetune._engine import flags, keras, optimizer, processes
 from keras_finetune._engine.structure import variable_key, weights
 from keras_finetune._groups.layer_groups import layer_groups
+from keras_finetune._rules.sharing import shared_groups
 from keras_finetune._rules.stages import Stages
 from keras_finetune._schedule import epochs as _epochs
 from keras_finetune._tables import Report, Table
@@ -63,7 +64,7 @@ def summary(model: Any, callbacks: Any = (), epochs: int | None = None) -> Repor
     if training.stages is not None and training.unfreeze is not None:
         parts.append(
             training.stages.table(
-                training.unfreeze._progress.when(training.stages.last, epochs),
+                training.unfreeze.when(training.stages, epochs),
                 training.rate,
                 training.unfreeze.learning_rate_factor,
                 training.selects,
@@ -83,13 +84,15 @@ class _Training:
         self.model = model
         self.unfreeze = unfreezes[-1] if unfreezes else None
         self.stages: Stages | None = None
-        asked: list[Any] = [*unfreezes, *scalers]
-        self.groups = tuple(layer_groups(model, asked[0].groups if asked else "auto"))
         if self.unfreeze is not None:
-            self.stages = self.unfreeze._stages_of(model)
+            self.stages = self.unfreeze.stages(model, callbacks)
             self.groups = self.stages.groups
+        elif scalers:
+            self.groups = tuple(shared_groups(model, scalers[0], callbacks))
+        else:
+            self.groups = tuple(layer_groups(model))
         self._factors = [
-            scaler._by_variable(model, layer_groups(model, scaler.groups))
+            scaler.by_variable(model, shared_groups(model, scaler, callbacks))
             for scaler in scalers
         ]
         self._selected = [
@@ -99,10 +102,6 @@ class _Training:
         self.rate: float | None = None
         if getattr(model, "optimizer", None) is not None:
             self.rate = optimizer.learning_rate(model)
-            bounds = [s.bounds for s in scalers if s.bounds is not None]
-            is_free = not optimizer.is_scheduled(model)
-            if bounds and is_free and optimizer.steps_taken(model) == 0:
-                self.rate = bounds[-1][1]
 
     def selects(self, variable: Any) -> bool:
         """Whether a variable trains when its group does."""
@@ -161,21 +160,11 @@ class _Training:
         if self.stages is not None and self.unfreeze is not None:
             # Stage s trains the groups from `last - s` on.
             stage = max(self.stages.last - index, 0)
-            when = self._from(self.unfreeze, self.stages, stage, epochs)
+            when = self.unfreeze.when_from(stage, self.stages, epochs)
             base *= self.unfreeze.learning_rate_factor**stage
         rates = sorted({base * self.factor(v) for v in own})
         said = f"{rates[0]:.3g}"
         return when, said if len(rates) == 1 else f"{said} - {rates[-1]:.3g}"
-
-    @staticmethod
-    def _from(
-        unfreeze: GradualUnfreeze, stages: Stages, stage: int, epochs: int | None
-    ) -> str:
-        """The epochs from the start of a stage on, in words."""
-        if unfreeze.monitor is not None:
-            return unfreeze._progress.when(stages.last, epochs)[stage]
-        start = _epochs.starts(unfreeze.every, stages.last)[stage]
-        return _epochs.spans([start], epochs)[0]
 
 
 def _flat(callbacks: Any) -> list[Any]:

@@ -44,6 +44,7 @@ class Fit:
         self.callbacks = callbacks
         self._wrapped: list[tuple[dict[str, Any], str, Any]] = []
         self._depth = threading.local()
+        self._hidden: set[str] = set()
         self._fails: Callable[[], None] = _nothing
 
     def runs(self) -> bool:
@@ -65,8 +66,23 @@ class Fit:
         for name in _METHODS:
             if hasattr(self.model, name):
                 self._wrap(self.model, name, self.guarded)
+        for bar in _flat(self.callbacks):
+            if isinstance(bar, keras.callbacks.ProgbarLogger):
+                self._wrap(bar, "on_epoch_end", self._hiding)
         for owner, name in lane.data_of_fit(variables_of_fit(self.model)):
             self._wrap(owner, name, self._guarded_iterator)
+
+    def hide_from_bar(self, keys: Iterable[str]) -> None:
+        """Keep keys of the logs out of Keras's progress bar."""
+        self._hidden.update(keys)
+
+    def _hiding(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(when: Any, logs: Mapping[str, Any] | None = None) -> Any:
+            shown = {k: v for k, v in (logs or {}).items() if k not in self._hidden}
+            return function(when, shown)
+
+        return call
 
     def let_go(self) -> None:
         """Take all of `watch` back."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -105,6 +106,8 @@ class Session:
         self._aside: SetAside = {}
         self._at_close: list[Callable[[], None]] = []
         self._evaluation = Evaluation(model)
+        self._used: bool | None = None
+        self._steps_before: int | None = None
         # A step that holds nothing of ours, and may stay when the session ends.
         self._plain_step: Any = None
 
@@ -133,6 +136,27 @@ class Session:
         """Let a backup be loaded in which all these variables have slots."""
         self._phase = Phase.CHANGING
         lane.make_room(self.model, variables)
+
+    def log_quietly(self, *keys: str) -> None:
+        """Keep keys that a callback writes into the logs out of the progress bar."""
+        self._fit.hide_from_bar(keys)
+
+    def is_used(self) -> bool:
+        """Return whether a step of this `fit` asks the optimizer, as far as known.
+
+        A model with optimizers of its own in `train_step` never does; that is said
+        once.
+        """
+        if self._used is None:
+            self._used = lane.iterations(self.optimizer) != self._steps_before
+            if not self._used:
+                warnings.warn(
+                    "No step of this epoch has used the optimizer that the model was "
+                    "compiled with, so learning rates and multipliers on them change "
+                    "nothing. Does its `train_step` have optimizers of its own?",
+                    stacklevel=3,
+                )
+        return self._used
 
     def at_close(self, act: Callable[[], None]) -> None:
         """Have `act` called when the session ends."""
@@ -163,6 +187,8 @@ class Session:
         self._renew_step()
         self._evaluation.renew_if_stale()
         self._phase = Phase.APPLIED
+        if self._steps_before is None:
+            self._steps_before = lane.iterations(self.optimizer)
 
     def trained(self) -> list[Any]:
         """Return the variables that a step trains now."""

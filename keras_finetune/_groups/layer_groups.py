@@ -6,7 +6,7 @@ import html
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any, overload
+from typing import Any, Literal, TypeAlias, overload
 
 from keras_finetune._engine import flags, keras, structure
 from keras_finetune._groups.automatic import automatic
@@ -180,7 +180,11 @@ class LayerGroups(Sequence[LayerGroup]):
         return "\n".join([*lines, "</table>"])
 
 
-def layer_groups(model: Any, groups: Any = "auto") -> LayerGroups:
+# What `groups` may be: see `layer_groups`.
+Groups: TypeAlias = Literal["auto"] | int | Sequence[Any] | LayerGroups
+
+
+def layer_groups(model: Any, groups: Groups = "auto") -> LayerGroups:
     """Splits a model into ordered groups of layers, bottom to top, the head last.
 
     How `"auto"` finds them:

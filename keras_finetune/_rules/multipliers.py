@@ -18,45 +18,36 @@ from keras_finetune._schedule import epochs as _epochs
 
 
 def by_variable(
-    model: Any,
-    groups: LayerGroups,
-    decay: float,
-    multipliers: Any,
-    bounds: tuple[float, float] | None,
+    model: Any, groups: LayerGroups, multipliers: Any
 ) -> dict[Hashable, float]:
-    """The factor of every weight of a model, by `variable_key`.
+    """Return the multiplier of every weight of a model, by `variable_key`.
 
     Args:
         model: A built model.
         groups: Its groups of layers.
-        decay: Power that the factors go down by, if nothing else is given.
-        multipliers: The factors, as `check_multipliers` returned them.
-        bounds: The lowest and the highest rate, or None.
+        multipliers: One for each group, or as `check_multipliers` returned them.
     """
     if isinstance(multipliers, Mapping):
         chosen = _by_name(model, groups, multipliers)
     elif callable(multipliers):
-        chosen = {variable_key(v): _factor(multipliers(v)) for v in weights(model)}
+        chosen = {variable_key(v): _multiplier(multipliers(v)) for v in weights(model)}
     else:
-        n = len(groups)
-        if multipliers is None and bounds is not None:
-            multipliers = _epochs.geometric(*bounds, n)
-        elif multipliers is None:
-            multipliers = _powers(decay, n)
-        if len(multipliers) != n:
+        if len(multipliers) != len(groups):
             raise ValueError(
-                f"Argument `multipliers` must have one factor for each of the {n} "
-                f"groups {groups.names}. Received: multipliers={multipliers!r}"
+                f"Argument `multipliers` must have one factor for each of the "
+                f"{len(groups)} groups {groups.names}. "
+                f"Received: multipliers={multipliers!r}"
             )
         chosen = {
-            variable_key(v): factor
-            for group, factor in zip(groups, multipliers, strict=True)
+            variable_key(v): multiplier
+            for group, multiplier in zip(groups, multipliers, strict=True)
             for v in group.variables
         }
     return {variable_key(v): chosen.get(variable_key(v), 1.0) for v in weights(model)}
 
 
-def _powers(decay: float, n: int) -> list[float]:
+def powers(decay: float, n: int) -> list[float]:
+    """Return the multipliers of `n` groups that go down by `decay`."""
     try:
         return _epochs.powers(decay, n)
     except OverflowError:
@@ -97,7 +88,7 @@ def _by_name(
     return chosen
 
 
-def _factor(value: Any) -> float:
+def _multiplier(value: Any) -> float:
     return _checks.number("multipliers", value, 0.0)
 
 
@@ -124,9 +115,9 @@ def check_multipliers(
                     "Argument `multipliers` must have names or regular expressions as "
                     f"keys. Received: {key!r} ({error})"
                 ) from None
-        return {key: _factor(factor) for key, factor in value.items()}
+        return {key: _multiplier(factor) for key, factor in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_factor(factor) for factor in value]
+        return [_multiplier(factor) for factor in value]
     if callable(value):
         function: Callable[[Any], float] = value
         return function
@@ -136,16 +127,32 @@ def check_multipliers(
     )
 
 
+def check_decay(value: Any) -> float:
+    """Return `decay` as a float, or raise naming the argument."""
+    decay = _checks.number("decay", value, 0.0, exclusive=True)
+    if decay < 1.0:
+        raise ValueError(
+            "Argument `decay` must be >= 1: the learning rate is divided by it from "
+            f"group to group, so that {decay:g} would train the bottom fastest. For a "
+            f"`layer_decay` of {decay:g}, as timm and BEiT call it, write "
+            f"`decay=1 / {decay:g}`. Received: decay={value!r}"
+        )
+    return decay
+
+
 def check_bounds(value: Any) -> tuple[float, float] | None:
-    """Returns `bounds` as a pair of floats, or raises naming the argument."""
+    """Return `bounds` as a pair of floats, or raise naming the argument."""
     if value is None:
         return None
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
+    pair = value
+    if isinstance(value, slice) and value.step is None:
+        pair = (value.start, value.stop)  # as fastai writes it
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(
             "Argument `bounds` must be a pair `(low, high)`. "
             f"Received: bounds={value!r}"
         )
-    low, high = (_checks.number("bounds", x, 0.0, exclusive=True) for x in value)
+    low, high = (_checks.number("bounds", x, 0.0, exclusive=True) for x in pair)
     if low > high:
         raise ValueError(
             "Argument `bounds` must be `(low, high)` with low <= high. "

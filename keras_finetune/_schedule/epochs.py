@@ -28,12 +28,42 @@ def starts(every: int | Sequence[int], last: int) -> list[int]:
     return [0, *every]
 
 
+def spread(last: int, epochs: int, share: float) -> list[int]:
+    """Return the epochs at which stages start, spread over the first epochs evenly.
+
+    The last stage starts when `share` of the epochs are over, or in the last epoch;
+    with fewer epochs than stages several start together.
+
+    Args:
+        last: The last stage.
+        epochs: The epochs that `fit` runs.
+        share: The share of them before the last stage, from 0 to 1.
+
+    Example:
+
+    >>> spread(4, 16, 0.5)
+    [0, 2, 4, 6, 8]
+    >>> spread(4, 3, 0.5)
+    [0, 0, 1, 1, 2]
+    """
+    until = min(max(share * epochs, 1.0), epochs - 1.0) if epochs > 1 else 0.0
+    return [round_half_up(until * stage / last) for stage in range(last + 1)]
+
+
+def round_half_up(value: float) -> int:
+    """Return the nearest integer, the larger of two."""
+    return int(value + 0.5)
+
+
 def spans(starts: Sequence[int], epochs: int | None) -> list[str]:
-    """Says in words which of `epochs` epochs belong to the stages that start then."""
+    """Say in words which of `epochs` epochs belong to the stages that start then."""
     said = []
     for i, first in enumerate(starts):
         if epochs is not None and first >= epochs:
             said.append("not reached")
+            continue
+        if first in starts[i + 1 : i + 2]:
+            said.append("with the next")
             continue
         ends = [end for end in (*starts[i + 1 : i + 2], epochs) if end is not None]
         last = min(ends, default=0) - 1
@@ -47,6 +77,24 @@ def spans(starts: Sequence[int], epochs: int | None) -> list[str]:
 def powers(decay: float, n: int) -> list[float]:
     """Multipliers of `n` groups, bottom to top: `decay**-k`, k groups below the top."""
     return [decay ** -(n - 1 - i) for i in range(n)]
+
+
+def body_and_head(low: float, high: float, n: int) -> list[float]:
+    """Return multipliers of `n` groups: a head at 1 above a body well below it.
+
+    Args:
+        low: The multiplier of the lowest group of the body.
+        high: That of its highest; those between are spread geometrically.
+        n: The number of groups, the head among them.
+
+    Example:
+
+    >>> body_and_head(0.01, 0.1, 4)
+    [0.01, 0.0316..., 0.1, 1.0]
+    """
+    if n <= 2:
+        return [*[high] * (n - 1), 1.0]
+    return [*(high * factor for factor in geometric(low, high, n - 1)), 1.0]
 
 
 def geometric(low: float, high: float, n: int) -> list[float]:

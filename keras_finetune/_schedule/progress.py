@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keras_finetune import _checks
 from keras_finetune._schedule import epochs as _epochs
 from keras_finetune._schedule.trigger import MetricTrigger
 
+# Without `every`, all groups train from this share of the epochs on.
+SHARE = 0.5
+
 
 class Progress:
     """Says which stage an epoch belongs to, and remembers what that depends on.
 
     Args:
-        every: The epochs a stage takes, the epochs at which stages start, or None;
-            with a `monitor` the epochs a stage may take at most.
+        every: The epochs a stage takes, the epochs at which stages start, or None:
+            spread over the first part of the epochs of the first `fit`. With a
+            `monitor` the epochs a stage may take at most.
         monitor: Key of the logs whose stall starts the next stage.
         mode: `"min"`, `"max"` or `"auto"`.
         min_delta: Change of the metric that counts as an improvement.
@@ -33,6 +37,7 @@ class Progress:
         self.every = _check_every(every, monitor)
         self.history: list[dict[str, Any]] = []
         self.stage: int | None = None
+        self.starts: list[int] | None = None
         self._monitor = monitor
         self._trigger: MetricTrigger | None = None
         if monitor is not None:
@@ -45,56 +50,88 @@ class Progress:
         self._due = False
         self._seen_epoch: int | None = None
 
+    # --- before training -------------------------------------------------------------
+
+    def starts_of(self, last: int, epochs: int | None) -> list[int] | None:
+        """Return the epochs at which the stages 0 to `last` start, as far as known."""
+        if self._trigger is not None:
+            return None
+        if self.every is not None:
+            return _epochs.starts(self.every, last)
+        if self.starts is not None and len(self.starts) == last + 1:
+            return self.starts
+        return None if epochs is None else _epochs.spread(last, epochs, SHARE)
+
     def when(self, last: int, epochs: int | None) -> list[str]:
-        """The epochs of the stages 0 to `last`, in words."""
+        """Return the epochs of the stages 0 to `last`, in words."""
+        starts = self.starts_of(last, epochs)
+        return self._waiting(last) if starts is None else _epochs.spans(starts, epochs)
+
+    def when_from(self, stage: int, last: int, epochs: int | None) -> str:
+        """Return the epochs from the start of a stage on, in words."""
+        starts = self.starts_of(last, epochs)
+        if starts is None:
+            return self._waiting(last)[stage]
+        return _epochs.spans([starts[stage]], epochs)[0]
+
+    def _waiting(self, last: int) -> list[str]:
         if self._trigger is None:
-            return _epochs.spans(_epochs.starts(self.every, last), epochs)
+            return ["from 0", *["in the first half of the epochs"] * last]
         late = "" if self.every is None else f", at the latest {self.every} later"
         return ["from 0", *[f"when {self._monitor} stalls{late}"] * last]
 
-    # --- while training ----------------------------------------------------------
+    # --- while training --------------------------------------------------------------
 
     def begin_fit(self) -> None:
-        """A `fit` begins, in a stage that is not known yet."""
+        """Note that a `fit` begins, in a stage that is not known yet."""
         self.stage = self._seen_epoch = None
 
-    def forget_from(self, epoch: int) -> None:
-        """Drops what an earlier `fit` recorded of epochs that now run again."""
+    def fix(self, last: int, epochs: int | None) -> None:
+        """Fix the boundaries, which later and longer runs keep."""
+        if epochs is None:  # a loop that tells nothing: one epoch a stage
+            epochs = round((last + 1) / SHARE)
+        self.starts = self.starts_of(last, epochs)
+
+    def forget_from(self, epoch: int) -> list[dict[str, Any]]:
+        """Drop, and return, what an earlier `fit` recorded of epochs to run again."""
+        again = [entry for entry in self.history if entry["epoch"] >= epoch]
         self.history[:] = [entry for entry in self.history if entry["epoch"] < epoch]
         if not self.history:
             self._due = False
             if self._trigger is not None:
                 self._trigger.restart()
+        return again
 
-    def stage_before(self, saved_epoch: int | None, last: int) -> int | None:
-        """The stage that trained last, if any did.
+    def stages_at(
+        self, epoch: int, saved_epoch: int | None, last: int
+    ) -> tuple[int | None, int]:
+        """Return the stage that trained last, if any did, and that of an epoch.
 
         Args:
+            epoch: The epoch that begins.
             saved_epoch: The epoch in which the checkpoint to go on from was written.
             last: The last stage.
         """
-        if self.stage is None and self.history:
-            return int(self.history[-1]["stage"])
-        if self.stage is None and self._trigger is None and saved_epoch is not None:
-            return _epochs.stage_at(saved_epoch, self.every, last)
-        return self.stage
-
-    def stage_at(self, epoch: int, before: int | None, last: int) -> int:
-        """The stage of an epoch that begins, after another stage or none."""
+        before = self.stage
+        if before is None and self.history:
+            before = int(self.history[-1]["stage"])
         if self._trigger is None:
-            return _epochs.stage_at(epoch, self.every, last)
+            starts: Sequence[int] = self.starts or [0]
+            if before is None and saved_epoch is not None:
+                before = _epochs.stage_at(saved_epoch, starts[1:], last)
+            return before, _epochs.stage_at(epoch, starts[1:], last)
         if before is None:
-            return 0
+            return None, 0
         since = self.history[-1]["epoch"] if self.history else epoch
         late = self.every is not None and epoch - since >= self.every
-        return min(before + 1, last) if self._due or late else before
+        return before, min(before + 1, last) if self._due or late else before
 
     def enter(self, stage: int) -> None:
-        """A stage begins."""
+        """Note that a stage begins."""
         self.stage, self._due = stage, False
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Remembers that a stage began, and waits for the next."""
+        """Remember that a stage began, and wait for the next."""
         self.history.append(entry)
         if self._trigger is not None:
             self._trigger.restart(keep_best=True)
@@ -102,7 +139,7 @@ class Progress:
     def observe(
         self, epoch: int, logs: Mapping[str, Any], agreed: Callable[[bool], bool]
     ) -> None:
-        """Looks at the logs of an epoch, once.
+        """Look at the logs of an epoch, once.
 
         Args:
             epoch: The epoch.
@@ -114,16 +151,17 @@ class Progress:
             self._due = agreed(self._trigger.update(epoch, logs)) or self._due
 
     def observes(self, logs: Mapping[str, Any]) -> bool:
-        """Whether the logs have what is monitored."""
+        """Return whether the logs have what is monitored."""
         return self._monitor is not None and self._monitor in logs
 
-    # --- what a backup records ---------------------------------------------------
+    # --- what a backup records -------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """All that must go on after a kill, made of what JSON knows."""
+        """Return all that must go on after a kill, made of what JSON knows."""
         plateau = None if self._trigger is None else self._trigger.plateau
         return {
             "stage": self.stage,
+            "starts": self.starts,
             "history": self.history,
             "due": self._due,
             "best": None if plateau is None else plateau.best,
@@ -131,8 +169,9 @@ class Progress:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` gave."""
+        """Go on from what `state` gave."""
         self.stage, self._due = state["stage"], state["due"]
+        self.starts = state["starts"]
         self.history[:] = state["history"]
         if self._trigger is not None:
             self._trigger.plateau.best = state["best"]
@@ -141,7 +180,7 @@ class Progress:
 
 def _check_every(every: Any, monitor: Any) -> Any:
     if every is None:
-        return 1 if monitor is None else None
+        return None
     if not isinstance(every, (list, tuple)):
         return _checks.integer("every", every, 1)
     starts = [_checks.integer("every", epoch, 1) for epoch in every]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from keras_finetune._engine import keras, loading, optimizer, session
+from keras_finetune._engine import loading, optimizer, session
 from keras_finetune._engine.structure import variable_path, weights
 from keras_finetune._rules.selection import selector
+from keras_finetune.callbacks._callback import FineTuningCallback
 
 _BIASES = ("bias", "beta")
 
 
-class TrainOnly(keras.callbacks.Callback):
+class TrainOnly(FineTuningCallback):
     """Trains only the selected variables in this `fit`; all others are frozen.
 
     The others stay bit-identical, have no slots in the optimizer, and cost no

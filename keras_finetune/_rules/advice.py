@@ -1,0 +1,82 @@
+"""What is legal but surely not meant, in a sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+# Below this share of the base rate a group is frozen, at the price of training.
+_TINY = 1e-4
+
+
+def of_stages_not_reached(
+    starts: Sequence[int], epochs: int, added: Sequence[str], default: bool
+) -> str | None:
+    """Say which groups never train because `fit` ends before their stage.
+
+    Args:
+        starts: The epochs at which the stages start.
+        epochs: The epochs that `fit` runs.
+        added: The group that each stage adds.
+        default: Whether the stages were spread by default.
+    """
+    late = [
+        group for start, group in zip(starts, added, strict=True) if start >= epochs
+    ]
+    if not late:
+        return None
+    count = f"{epochs} epoch" if epochs == 1 else f"{epochs} epochs"
+    way_out = (
+        "They were fixed by an earlier `fit`; a new `GradualUnfreeze` spreads them "
+        "over the epochs of its own"
+        if default
+        else "Train longer, merge groups with `groups=`, or leave `every` out to "
+        "spread the stages over the epochs of `fit`"
+    )
+    return f"{count} end before these groups train: {', '.join(late)}. {way_out}."
+
+
+def of_tiny_multipliers(multipliers: Mapping[str, float]) -> str | None:
+    """Say which groups hardly train.
+
+    Args:
+        multipliers: The highest multiplier in each group, by its name.
+    """
+    tiny = {name: m for name, m in multipliers.items() if 0.0 < m < _TINY}
+    if not tiny:
+        return None
+    said = ", ".join(f"{name} ({m:.1e})" for name, m in tiny.items())
+    return (
+        f"These groups train at less than {_TINY:g} of the base learning rate, which "
+        f"costs as much as training and changes nothing: {said}. Merge groups with "
+        "`groups=`, use a smaller `decay`, or freeze them with a multiplier of 0."
+    )
+
+
+def of_early_stopping(theirs: int, ours: int) -> str | None:
+    """Say that `EarlyStopping` ends `fit` before a stalled metric starts a stage.
+
+    Args:
+        theirs: The patience of `EarlyStopping`.
+        ours: The patience of `GradualUnfreeze`.
+    """
+    if theirs > ours:
+        return None
+    return (
+        f"`EarlyStopping` with patience={theirs} ends `fit` before, or when, "
+        f"`GradualUnfreeze` with patience={ours} starts the next stage. Give "
+        f"`EarlyStopping` a patience of more than {ours}."
+    )
+
+
+def of_ending_early(stage: int, last: int, frozen: Sequence[str]) -> str:
+    """Say which groups never trained.
+
+    Args:
+        stage: The stage in which `fit` ended.
+        last: The last stage.
+        frozen: The groups that did not train.
+    """
+    return (
+        f"`fit` ended in stage {stage} of {last}: {', '.join(frozen)} never trained "
+        "and are still frozen. Train longer, or let stages follow each other sooner."
+    )

@@ -1,0 +1,85 @@
+"""What our callbacks share: arguments as configuration, a `repr`, and safe copies."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from keras_finetune._engine import keras
+from keras_finetune._groups.layer_groups import LayerGroups
+
+Kind = TypeVar("Kind", bound="FineTuningCallback")
+
+
+class FineTuningCallback(keras.callbacks.Callback):
+    """A callback whose arguments are attributes, and that can be copied at any time.
+
+    What belongs to a running `fit` is in `_run`; copies and pickles leave it out, as
+    they do the model.
+    """
+
+    _run: Any = None
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, made of what Keras can serialize.
+
+        Layers in `groups` are given by their names.
+
+        Returns:
+            A dictionary for `from_config`.
+        """
+        return {name: _plain(getattr(self, name)) for name in _arguments(type(self))}
+
+    @classmethod
+    def from_config(cls: type[Kind], config: Mapping[str, Any]) -> Kind:
+        """Make a callback from what `get_config` has returned.
+
+        Args:
+            config: The arguments, functions as Keras serializes them.
+        """
+        return cls(**{name: _restored(value) for name, value in config.items()})
+
+    def __repr__(self) -> str:
+        given = {
+            name: getattr(self, name)
+            for name, default in _arguments(type(self)).items()
+            if not _same(getattr(self, name), default)
+        }
+        arguments = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        return f"{type(self).__name__}({arguments})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(vars(self))
+        state.pop("_run", None)
+        for name in ("model", "_model", "_params", "params"):
+            if name in state:
+                state[name] = None
+        return state
+
+
+def _arguments(kind: type[Any]) -> dict[str, Any]:
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    return {p.name: p.default for p in parameters}
+
+
+def _same(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and value == default
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, LayerGroups):
+        return [[layer.name for layer in group.layers] for group in value]
+    if isinstance(value, keras.layers.Layer):
+        return value.name
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, Mapping) and {"class_name", "config"} <= value.keys():
+        return keras.saving.deserialize_keras_object(value)
+    return value

@@ -1,0 +1,268 @@
+"""The stages of one `fit`, entered one after the other."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from keras_finetune._engine import fit, keras, loading, optimizer, processes, session
+from keras_finetune._engine.active import lane
+from keras_finetune._engine.backups import Backups, resumes
+from keras_finetune._engine.structure import variable_key, weights
+from keras_finetune._rules import advice
+from keras_finetune._rules.sharing import shared_groups, warn_of_other_groups
+from keras_finetune._rules.stages import Stages
+from keras_finetune._schedule.progress import Progress
+from keras_finetune._tables import bold
+
+_SETTINGS = (
+    "every",
+    "initial_groups",
+    "monitor",
+    "mode",
+    "min_delta",
+    "patience",
+    "learning_rate_factor",
+    "batch_norm",
+    "frozen_mode",
+)
+
+
+class Unfreezing:
+    """What a `GradualUnfreeze` does in one `fit`.
+
+    Args:
+        asks: The callback, whose arguments say what to do.
+        model: The model.
+        progress: How far the unfreezing has come.
+    """
+
+    def __init__(self, asks: Any, model: Any, progress: Progress) -> None:
+        self._asks = asks
+        self._model = model
+        self._progress = progress
+        self._stages: Stages | None = None
+        self._entered = False
+        self._saved_epoch: int | None = None
+        self._backups = Backups(model, "GradualUnfreeze", self._state, self._observe)
+
+    @property
+    def stages(self) -> Stages:
+        """The stages of the model, which must have weights."""
+        if self._stages is None:
+            optimizer.check(self._model)
+            neighbours = fit.callbacks_of_fit(self._model)
+            self._stages = stages_of(self._asks, self._model, neighbours)
+        return self._stages
+
+    # --- the hooks -------------------------------------------------------------------
+
+    def await_backup(self) -> None:
+        """Get ready for a backup, which Keras may load before our turn comes."""
+        model, state = self._model, self._backups.latest()
+        if state is not None:
+            self._check_settings(state["settings"])
+        if resumes(model):
+            if state is None:
+                processes.announce(
+                    model,
+                    "The backup to resume from was written by a run without "
+                    "`GradualUnfreeze`: groups that may have been training are frozen "
+                    "until their stage.",
+                )
+            ever = self.stages.variables(self.stages.last)
+            session.join(model).make_room(ever)
+        self._backups.hook()
+        loading.await_file(model, self._asks, self._enter_stage_of_file, last=True)
+
+    def begin(self, epochs: int | None) -> None:
+        """Take part in the `fit`, and say what cannot be meant before it trains."""
+        model, stages = self._model, self.stages
+        self._progress.fix(stages.last, epochs)
+        optimizer.warn_inexact(model)
+        running = session.join(model)
+        running.demand(self._asks, later=stages.variables(stages.last))
+        running.log_quietly("stage")
+        running.at_close(self._remember)
+        self._backups.hook()
+        running.at_close(self._backups.unhook)
+        self._saved_epoch = lane.epoch_of_checkpoint(model)
+
+    def begin_epoch(self, epoch: int, epochs: int | None) -> None:
+        """Enter the stage of an epoch, if it is another one."""
+        # The first stage is entered here and not in `on_train_begin`: only now it is
+        # known in which epoch a resumed run starts.
+        loading.await_no_file(self._asks)
+        progress, begins = self._progress, not self._entered
+        if begins and not self._restore():
+            again = progress.forget_from(epoch)
+            if any(entry["stage"] for entry in again):
+                self._warn_of_starting_again(epoch)
+        self._backups.begin(epoch)
+        if begins:
+            self._advise(epochs)
+            # `BackupAndRestore` may begin after this callback.
+            self._saved_epoch = self._saved_epoch or lane.epoch_of_checkpoint(
+                self._model
+            )
+        last = self.stages.last
+        before, stage = progress.stages_at(epoch, self._saved_epoch, last)
+        if begins or stage != before:
+            self._enter(stage)
+        if not progress.history or stage != before:
+            self._record(epoch, stage, before)
+
+    def end(self) -> None:
+        """Leave the `fit`, and say which groups it has not come to."""
+        stage, last = self._progress.stage, self.stages.last
+        session.join(self._model).leave(self._asks)
+        if stage is not None and stage < last:
+            frozen = [group.name for group in self.stages.frozen(stage)]
+            warnings.warn(advice.of_ending_early(stage, last, frozen), stacklevel=3)
+
+    # --- what cannot be meant --------------------------------------------------------
+
+    def _advise(self, epochs: int | None) -> None:
+        asks, starts = self._asks, self._progress.starts
+        said = []
+        if starts is not None and epochs is not None:
+            stages = self.stages
+            added = [stages.trained(stage)[0].name for stage in range(len(starts))]
+            default = asks.every is None
+            said.append(advice.of_stages_not_reached(starts, epochs, added, default))
+        if asks.monitor is not None:
+            kind = keras.callbacks.EarlyStopping
+            said += [
+                advice.of_early_stopping(int(other.patience), asks.patience)
+                for other in fit.callbacks_of_fit(self._model)
+                if isinstance(other, kind)
+            ]
+        for sentence in said:
+            if sentence is not None:
+                warnings.warn(sentence, stacklevel=4)
+
+    def _warn_of_starting_again(self, epoch: int) -> None:
+        warnings.warn(
+            f"`GradualUnfreeze` begins again in epoch {epoch}: groups that an earlier "
+            "`fit` has unfrozen are frozen until their stage. To go on instead, give "
+            "`fit` the `initial_epoch` at which the earlier one ended.",
+            stacklevel=4,
+        )
+
+    # --- backups ---------------------------------------------------------------------
+
+    def _settings(self) -> dict[str, Any]:
+        settings = {name: getattr(self._asks, name) for name in _SETTINGS}
+        return {"groups": [g.name for g in self.stages.groups], **settings}
+
+    def _state(self) -> dict[str, Any]:
+        return {"settings": self._settings(), **self._progress.state()}
+
+    def _observe(self, epoch: int, logs: Mapping[str, Any]) -> None:
+        """Look at the logs of an epoch before a backup records what came of it."""
+        if self._progress.observes(logs):
+            self._asks.on_epoch_end(epoch, logs)
+
+    def _check_settings(self, theirs: Mapping[str, Any]) -> None:
+        ours = self._settings()
+        differ = [name for name in ours if ours[name] != theirs.get(name)]
+        if differ:
+            raise ValueError(
+                "The backup to resume from was written with "
+                f"{', '.join(f'{name}={theirs.get(name)!r}' for name in differ)}. "
+                "Give `GradualUnfreeze` the same, or delete the backup to start "
+                "afresh. Received: "
+                f"{', '.join(f'{name}={ours[name]!r}' for name in differ)}"
+            )
+
+    def _restore(self) -> bool:
+        """Take up what the backup in use has recorded."""
+        state = self._backups.restore()
+        if state is not None:
+            self._progress.restore(state)
+        return state is not None
+
+    def _enter_stage_of_file(self, count: int) -> None:
+        """Make the optimizer fit a file that holds `count` of its variables."""
+        stages, counts = self.stages, []
+        running = session.join(self._model)
+        for stage in range(stages.last + 1):
+            running.demand(self._asks, flags=stages.flags(stage))
+            running.apply()
+            counts.append(optimizer.variables_in_file(self._model))
+            if counts[-1] == count:
+                self._progress.stage = stage
+                return
+        raise ValueError(
+            "The file to resume from was written by an optimizer of another make, or "
+            "with other groups: it must hold the state of one of the stages "
+            f"{[[g.name for g in stages.trained(s)] for s in range(stages.last + 1)]}, "
+            f"that is {counts} variables. Received: {count} variables"
+        )
+
+    # --- what happens at a transition ------------------------------------------------
+
+    def _enter(self, stage: int) -> None:
+        asks, stages = self._asks, self.stages
+        running = session.join(self._model)
+        running.demand(asks, flags=stages.flags(stage))
+        if asks.frozen_mode == "inference":
+            running.demand(asks, at_inference=stages.frozen_layers(stage))
+        if asks.learning_rate_factor != 1.0 and optimizer.is_scheduled(self._model):
+            factor = asks.learning_rate_factor**stage
+            everywhere = {variable_key(v): factor for v in weights(self._model)}
+            running.demand(asks, multipliers=everywhere)
+        running.apply()
+        self._progress.enter(stage)
+        self._entered = True
+
+    def _remember(self) -> None:
+        if self._entered:
+            self.stages.remember(self._progress.stage or 0)
+
+    def _record(self, epoch: int, stage: int, before: int | None) -> None:
+        asks, stages = self._asks, self.stages
+        if before is not None and asks.learning_rate_factor != 1.0:
+            factor = asks.learning_rate_factor ** (stage - before)
+            optimizer.set_learning_rate(self._model, lambda rate: rate * factor)
+        names = [group.name for group in stages.trained(stage)]
+        parameters = stages.parameters(stage)
+        rate = optimizer.learning_rate(self._model)
+        self._progress.add(
+            {
+                "epoch": epoch,
+                "stage": stage,
+                "groups": names,
+                "trainable_parameters": parameters,
+                "learning_rate": rate,
+            }
+        )
+        if asks.verbose:
+            known = 0 if before is None else len(stages.trained(before))
+            new = ", ".join(reversed(names[: len(names) - known]))
+            processes.announce(
+                self._model,
+                f"Epoch {epoch} ({epoch + 1} in the progress bar): "
+                f"{bold(f'stage {stage}')} trains {new}{' too' if known else ''}: "
+                f"{parameters:,} parameters, base learning rate {rate:.3g}",
+            )
+
+
+def stages_of(asks: Any, model: Any, neighbours: Any) -> Stages:
+    """Return the stages that a `GradualUnfreeze` makes of a model."""
+    groups = shared_groups(model, asks, neighbours)
+    warn_of_other_groups(model, asks, groups, neighbours)
+    named = isinstance(asks.groups, (list, tuple))
+    stages = Stages(model, groups, asks.initial_groups, asks.batch_norm, named)
+    if isinstance(asks.every, list) and len(asks.every) != stages.last:
+        count = len(asks.every) + asks.initial_groups
+        fits = count <= len(groups)
+        way_out = f"merge groups with `groups={count}`" if fits else "list fewer epochs"
+        raise ValueError(
+            "Argument `every` must list one epoch for each group that is left to "
+            f"unfreeze: {stages.last} with groups {groups.names} and "
+            f"initial_groups={asks.initial_groups}; {way_out}. "
+            f"Received: every={asks.every}"
+        )
+    return stages
