@@ -421,3 +421,28 @@ def goes_on(model, path):
     ):
         found.append("the state of the optimizer is not what the loaded model has")
     return found
+
+
+# --- an interactive session ----------------------------------------------------------
+
+
+def interrupted(name):
+    """A model whose `fit` a user is about to interrupt, its data, its callbacks."""
+    act = functools.partial(_raise, KeyboardInterrupt)
+    fails = _callback("Fails", "on_train_batch_end", 0, act)
+    return make_model(), make_data(), [*CALLBACKS[name](), fails]
+
+
+def report(model, users, stage, path):
+    """Prints what the next line of a session finds of us; nothing is `[]`."""
+    objects = known_objects(model, users)
+    ours = [
+        f"{label}.{name}"
+        for label, owner in objects.items()
+        for name, value in vars(owner).items()
+        if is_ours(value)
+    ]
+    print("ours:", ours)
+    print("flags:", flags(model) == flags(frozen_by_hand(stage)))
+    print("optimizer:", unfit_optimizer(model))
+    print("goes on:", goes_on(model, path))

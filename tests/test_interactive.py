@@ -14,18 +14,14 @@ START = f"""
 import sys; sys.path.insert(0, {str(TESTS)!r})
 import gc; gc.disable()
 import plain
-x, y = plain.make_data()
-model, fails = plain.make_model(), Fails()
+model, (x, y), callbacks = plain.interrupted({{name!r}})
 """
-# The failure is in the first epoch, with `GradualUnfreeze` in its first stage.
+# In the first epoch: `GradualUnfreeze` is in its first stage.
 INTERRUPTED = """
-model.fit(x, y, verbose=0, batch_size=4, callbacks=[*plain.CALLBACKS[{name!r}](), fails])
+model.fit(x, y, verbose=0, batch_size=4, callbacks=callbacks)
 """
 NEXT = """
-print("ours:", [(n, k) for n, o in plain.known_objects(model, [fails]).items() for k, v in vars(o).items() if plain.is_ours(v)])
-print("flags:", plain.flags(model) == plain.flags(plain.frozen_by_hand({stage!r})))
-print("optimizer:", plain.unfit_optimizer(model))
-print("goes on:", plain.goes_on(model, {path!r}))
+plain.report(model, callbacks[-1:], {stage!r}, {path!r})
 """
 EXPECTED = ["ours: []", "flags: True", "optimizer: []", "goes on: []"]
 NAMES = {"TrainOnly": None, "together": 0}
@@ -34,7 +30,7 @@ NAMES = {"TrainOnly": None, "together": 0}
 def cells(name, tmp_path):
     path = str(tmp_path / "model.keras")
     following = NEXT.format(stage=NAMES[name], path=path)
-    return START, INTERRUPTED.format(name=name), following
+    return START.format(name=name), INTERRUPTED, following
 
 
 def answers(text):

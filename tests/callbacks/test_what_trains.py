@@ -283,11 +283,11 @@ def _by_key(inner):
 
 
 class Grammar:
-    """Puts together a random body of a few layers, and notes who owns which layer.
+    """Puts together a random body of a few layers, some parts of them frozen.
 
     Attributes:
-        leaves: The layers that have weights, and whether they are frozen; in a list,
-            as a layer that is shared is in two groups, the first of which owns it.
+        frozen: The layers that the user freezes, at any depth.
+        shared: The layers that may be used once more.
     """
 
     def __init__(self, seed):
