@@ -287,10 +287,19 @@ def known_objects(model, users=(), error=None):
 def _attributes(owner):
     # How JAX keeps its state between batches is nothing that a user sees.
     return {
-        name: STEP if name in STEPS and value is not None else type(value).__name__
+        name: STEP if name in STEPS and value is not None else _kind(value)
         for name, value in vars(owner).items()
         if not name.startswith("_jax_state")
     }
+
+
+def _kind(value):
+    # Whether a list is one that a tracker listens to is nothing that a user sees.
+    for kind in (list, dict, set):
+        if isinstance(value, kind):
+            return kind.__name__
+    name = type(value).__name__
+    return {"ListWrapper": "list", "_DictWrapper": "dict"}.get(name, name)
 
 
 def is_ours(value, depth=4):
