@@ -365,15 +365,17 @@ class Grammar:
 
 
 def owners(tops, frozen):
-    """The variables that each of the listed layers owns, and of them those that train.
+    """The variables that train in the group of each listed layer, by its name.
 
-    Frozen is what the user froze, unless a list names the very layer.
+    Frozen is what the user froze. A layer all of whose weights are in groups below it
+    has none of its own, and cannot be listed.
     """
     owned, seen = {}, set()
     for layer in tops:
         own = [v for v in unique(layer.weights) if id(v) not in seen]
         seen |= {id(v) for v in own}
-        owned[layer.name] = [v for v in own if id(v) not in frozen]
+        if own:
+            owned[layer.name] = [v for v in own if id(v) not in frozen]
     return owned
 
 
@@ -395,8 +397,9 @@ def test_what_moves_is_what_is_announced_in_any_nest(seed):
     # Whoever names a layer that is frozen itself wants it to train.
     named = [layer for layer in tops if layer.trainable]
     frozen = {id(v) for v in model.weights} - {id(v) for v in model.trainable_weights}
-    ours, epochs = fit(model, [layer.name for layer in named])
-    assert_as_announced(ours, epochs, owners(named, frozen))
+    owned = owners(named, frozen)
+    ours, epochs = fit(model, list(owned))
+    assert_as_announced(ours, epochs, owned)
     for variable in unique(model.weights):
         if id(variable) in frozen:
             assert not any(variable is v for v in model.trainable_weights)
@@ -407,7 +410,8 @@ def test_what_moves_is_what_is_announced_in_any_nest(seed):
 def test_after_fit_flags_are_the_users_in_any_nest(seed, after_ours):
     model, tops = Grammar(seed).model()
     if after_ours:
-        fit(model, [layer.name for layer in tops if layer.trainable])
+        named = [layer for layer in tops if layer.trainable]
+        fit(model, list(owners(named, set())))
     for layer in tops[:-1]:
         layer.trainable = False
     moves = Moves()
