@@ -161,7 +161,7 @@ def warnings_of_flags(act, *args, **kwargs):
 def test_the_warning_of_changed_flags_can_be_heard(keras_asks_for_flags):
     model = plain.make_model()
     model.layers[0].trainable = False
-    warned = warnings_of_flags(model.evaluate, *plain.make_data(), verbose=0)
+    warned = warnings_of_flags(model.fit, *plain.make_data(), verbose=0)
     assert bool(warned) == keras_asks_for_flags
 
 

@@ -197,14 +197,18 @@ class Tokens(layers.Layer):
         return self.word(inputs) + self.fixed(inputs)
 
 
-@pytest.mark.parametrize("groups", [["tokens", "top"], [["tokens", "top"]]])
+@pytest.mark.parametrize("initial_groups", [1, 2])
 @pytest.mark.parametrize("depth", [0, 1])
-def test_a_frozen_part_of_a_layer_stays_frozen(groups, depth):
+def test_a_frozen_part_of_a_layer_stays_frozen(initial_groups, depth):
     tokens = Tokens(name="tokens" if depth == 0 else "inner")
     body = tokens if depth == 0 else sequential(tokens, name="tokens")
-    model = sequential(body, layers.Dense(1, name="top"))
-    _, epochs = fit(model, groups, epochs=2)
-    assert_moves(epochs[-1], [*tokens.word.weights, *model.layers[-1].weights])
+    low, top = layers.Dense(WIDTH, name="low"), layers.Dense(1, name="top")
+    model = sequential(low, body, top)
+    groups = ["low", "tokens", "top"]
+    _, epochs = fit(model, groups, initial_groups=initial_groups)
+    initial = tokens.word.weights if initial_groups == 2 else []
+    assert_moves(epochs[0], [*initial, *top.weights])
+    assert_moves(epochs[-1], [*low.weights, *tokens.word.weights, *top.weights])
     assert not tokens.fixed.trainable
     assert tokens.word.trainable
 
