@@ -99,7 +99,7 @@ def test_every_loss_of_a_stage_is_that_of_a_model_frozen_by_hand(evaluated_befor
         lambda: DiscriminativeLR(multipliers=[0.0, 0.5, 1.0], groups=LAYERS),
         lambda: DiscriminativeLR(multipliers=[0.1, 0.5, 1.0], groups=LAYERS),
         lambda: WeightNormLogger(updates=True),
-        lambda: GradualUnfreeze(groups=["head"]),
+        gradual,
     ],
     ids=["biases", "one layer", "rate 0", "rates", "norms", "unfreeze"],
 )
