@@ -1,8 +1,11 @@
 """Installing the wheel changes no package of the project it is installed into."""
 
+import configparser
+import email
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,9 +51,8 @@ def wheel(tmp_path_factory):
             return Path(path)
     assert "TOX_ENV_NAME" not in os.environ, "tox names no wheel in TOX_PACKAGE"
     source = tmp_path_factory.mktemp("source")
-    for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, source)
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "keras_finetune", source / "keras_finetune")
     built = tmp_path_factory.mktemp("wheel")
     result = pip("wheel", "--no-deps", "--wheel-dir", built, source, check=False)
@@ -122,6 +124,30 @@ def test_version_is_in_one_place(wheel):
     import keras_finetune
 
     assert wheel.name.split("-")[1] == keras_finetune.__version__
+
+
+def test_an_index_shows_links_that_lead_to_the_repository(wheel):
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    url, version = config["metadata"]["url"], wheel.name.split("-")[1]
+    with zipfile.ZipFile(wheel) as archive:
+        path = next(n for n in archive.namelist() if n.endswith("/METADATA"))
+        metadata = email.message_from_bytes(archive.read(path))
+    links = dict(text.split(", ") for text in metadata.get_all("Project-URL"))
+    assert {"Source", "Documentation", "Changelog", "Issues"} <= set(links)
+    assert metadata["Author"] == config["metadata"]["author"]
+
+    readme = metadata.get_payload(decode=True).decode()
+    found = re.findall(r"""\]\(([^)\s]+)|(?:src|srcset|href)="([^"]+)""", readme)
+    found = [one or other for one, other in found]
+    ours = [link for link in (*found, *links.values()) if link.startswith(url)]
+    others = [link for link in found if not link.startswith(url)]
+    assert [link for link in others if not link.startswith(("https://", "#"))] == []
+    assert any(link.endswith(".png") and "/raw/" in link for link in ours)
+    for link in ours:
+        path = re.sub(rf"/(blob|raw)/v{re.escape(version)}/", "", link[len(url) :])
+        path = path.partition("#")[0]
+        assert path in ("", "/issues") or (ROOT / path).exists(), link
 
 
 def test_lane_runs_what_it_is_named_after():
