@@ -12,19 +12,30 @@ DEV_VENV := .venv-dev
 TOX_VENV := .venv-tox
 TOX ?= $(TOX_VENV)/bin/tox
 
-.PHONY: help demo dev test lint docs clean
+.PHONY: help demo dev check test test-zoo lint docs dist clean
 
 help:
 	@echo "make demo         fine-tune on handwritten digits, in .venv"
+	@echo "make dev          an environment to work in, .venv-dev"
+	@echo "make check        lint and the fast tests in .venv-dev, within two minutes"
 	@echo "make test         the whole suite in every lane of setup.cfg"
 	@echo "make test-LANE    the suite in one lane, such as make test-keras3-jax"
+	@echo "make test-zoo     published models, in environments of their own"
 	@echo "make lint         Ruff, mypy, import-linter"
 	@echo "make docs         the site, in site/"
-	@echo "make dev          an environment to work in, .venv-dev"
+	@echo "make dist         sdist and wheel, in dist/, checked as for a release"
 	@echo "make clean        remove environments, caches and builds"
 
 demo: $(VENV)/.demo
 	TF_CPP_MIN_LOG_LEVEL=2 $(VENV)/bin/python examples/fine_tune_digits.py
+
+# The environment of a lane, so that what the shell has set changes no result.
+check: $(DEV_VENV)/.dev
+	@. $(DEV_VENV)/bin/activate && \
+	ruff check && ruff format --check && mypy && lint-imports && \
+	CUDA_VISIBLE_DEVICES=-1 KERAS_BACKEND=tensorflow TF_USE_LEGACY_KERAS=0 \
+	KERAS_HOME=$(abspath $(DEV_VENV))/keras MPLBACKEND=agg TF_CPP_MIN_LOG_LEVEL=2 \
+	python -m pytest -m "not slow" $(ARGS)
 
 test: $(TOX)
 	@$(PYTHON) tools/run_lanes.py --tox $(abspath $(TOX)) --jobs $(JOBS) -- $(ARGS)
@@ -32,12 +43,21 @@ test: $(TOX)
 test-%: $(TOX)
 	@$(PYTHON) tools/run_lanes.py --tox $(abspath $(TOX)) $* -- $(ARGS)
 
+# One after the other: together they would take 20 GB at the same time.
+test-zoo: $(TOX) | tests/zoo
+	@$(PYTHON) tools/run_lanes.py --tox $(abspath $(TOX)) --jobs 1 zoo zoo-keras2 -- $(ARGS)
+
 lint: $(TOX)
 	@$(TOX) run -q -e lint
 
 docs: $(TOX)
 	@$(TOX) run -q -e docs
 	@echo "open site/index.html"
+
+# `make dist TAG=v1.2.3` asks for all that a release with this tag needs.
+dist: $(TOX)
+	@rm -rf build dist
+	@$(TOX) run -q -e dist -- $(if $(TAG),--tag $(TAG))
 
 dev: $(DEV_VENV)/.dev
 	@echo ". $(DEV_VENV)/bin/activate, then: pytest"

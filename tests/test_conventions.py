@@ -5,7 +5,6 @@ it has a required argument of a new name.
 """
 
 import ast
-import configparser
 import copy
 import doctest
 import importlib
@@ -339,18 +338,6 @@ def test_only_the_engine_asks_which_keras_runs():
             else:
                 name, asks = node, {"KERAS_3"}
             assert getattr(name, "attr", getattr(name, "id", None)) not in asks, path
-
-
-def test_environments_have_the_tools_of_the_extras():
-    config = configparser.ConfigParser(interpolation=None)
-    config.read(ROOT / "setup.cfg", encoding="utf-8")
-    lanes = config["testenv"]["deps"].split("\n")
-    lint = config["testenv:lint"]["deps"].split("\n")
-    dev = set(config["options.extras_require"]["dev"].split("\n"))
-    tox = f"tox>={config['tox:tox']['min_version']}"
-    assert dev == {*lanes, *lint, tox}
-    docs = config["testenv:docs"]["deps"].split("\n")
-    assert config["options.extras_require"]["docs"].split("\n") == docs
 
 
 def test_the_reference_has_every_public_name():
