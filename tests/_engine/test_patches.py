@@ -1,0 +1,137 @@
+"""Patches are on an instance for a block only, and a block that fails changed nothing."""
+
+import pytest
+
+from keras_finetune._engine import keras
+from keras_finetune._engine.patches import Patch, all_or_nothing, patched, whole
+
+
+class Owner:
+    of_class = "class"
+
+    def __init__(self):
+        self.own = "own"
+
+
+class Failed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [None, Failed, KeyboardInterrupt])
+def test_what_was_there_before_is_there_after(error):
+    owner = Owner()
+    patches = [
+        Patch(owner, "own", 1),
+        Patch(owner, "of_class", 2),
+        Patch(owner, "b", 3),
+    ]
+    try:
+        with patched(patches):
+            assert (owner.own, owner.of_class, owner.b) == (1, 2, 3)
+            if error:
+                raise error
+    except (Failed, KeyboardInterrupt):
+        pass
+    assert vars(owner) == {"own": "own"}
+    assert owner.of_class == "class"
+
+
+def test_a_name_that_is_patched_twice_ends_with_its_first_value():
+    owner = Owner()
+    with patched([Patch(owner, "own", 1), Patch(owner, "own", 2)]):
+        assert owner.own == 2
+        with patched([Patch(owner, "own", 3)]):
+            assert owner.own == 3
+        assert owner.own == 2
+    assert owner.own == "own"
+
+
+def test_an_attribute_that_the_block_deletes_is_no_error():
+    owner = Owner()
+    with patched([Patch(owner, "new", 1)]):
+        del owner.new
+    assert vars(owner) == {"own": "own"}
+
+
+def test_patches_that_cannot_all_be_made_are_taken_off():
+    owner = Owner()
+    slots = object()  # It has no `__dict__`.
+    with (
+        pytest.raises(AttributeError),
+        patched([Patch(owner, "own", 1), (slots, "b", 2)]),
+    ):
+        pytest.fail("the block ran")
+    assert vars(owner) == {"own": "own"}
+
+
+def test_keras_does_not_track_a_patch():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    count = len(model.weights)
+    other = keras.layers.Dense(3)
+    other.build((None, 2))
+    with patched([Patch(model, "other", other)]):
+        assert model.other is other
+        assert len(model.weights) == count
+        assert other not in list(model._flatten_layers())
+    assert not hasattr(model, "other")
+
+
+def nested():
+    return {"list": [1], "dict": {"a": 1}, "number": 1}
+
+
+@pytest.mark.parametrize("error", [Failed, KeyboardInterrupt])
+def test_dictionaries_are_as_before_if_the_block_fails(error):
+    one, other = nested(), nested()
+    with pytest.raises(error), all_or_nothing(one, other):
+        one["list"].append(2)
+        one["dict"]["b"] = 2
+        del one["number"]
+        other["new"] = 1
+        raise error
+    assert one == other == nested()
+
+
+def test_dictionaries_keep_what_a_block_does_that_succeeds():
+    one = nested()
+    held = one["list"]
+    with all_or_nothing(one):
+        one["list"].append(2)
+        one["new"] = 1
+    assert one == {**nested(), "list": [1, 2], "new": 1}
+    assert one["list"] is held
+
+
+class Optimizer:
+    """The attributes of an optimizer that count here."""
+
+    def __init__(self):
+        self._variables = ["iterations", "momentum"]
+        self.built = False
+
+
+@pytest.mark.parametrize("error", [Failed, KeyboardInterrupt])
+def test_an_optimizer_is_as_before_if_the_block_fails(error):
+    optimizer, inner, waiting = Optimizer(), Optimizer(), {"key": ["slot"]}
+    tracked = []
+    with (
+        pytest.raises(error),
+        whole([optimizer, inner], waiting, lambda *given: tracked.append(given)),
+    ):
+        optimizer.built = True
+        inner._variables.append("velocity")
+        optimizer._variables = []
+        waiting.clear()
+        raise error
+    for one in (optimizer, inner):
+        assert vars(one) == vars(Optimizer())
+    assert waiting == {"key": ["slot"]}
+    # Keras keeps lists of its own beside the attribute.
+    assert tracked == [(one, ["iterations", "momentum"]) for one in (optimizer, inner)]
+
+
+def test_an_optimizer_keeps_what_a_block_does_that_succeeds():
+    optimizer = Optimizer()
+    with whole([optimizer], {}, lambda *given: pytest.fail("set the variables")):
+        optimizer.built = True
+    assert optimizer.built
