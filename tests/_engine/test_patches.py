@@ -1,4 +1,4 @@
-"""Patches are on an instance for a block only, and a block that fails changed nothing."""
+"""A patch lasts for its block; a block that fails has changed nothing."""
 
 import pytest
 
@@ -15,6 +15,11 @@ class Owner:
 
 class Failed(Exception):
     pass
+
+
+def fails(block, error):
+    with pytest.raises(error):
+        block()
 
 
 @pytest.mark.parametrize("error", [None, Failed, KeyboardInterrupt])
@@ -55,12 +60,13 @@ def test_an_attribute_that_the_block_deletes_is_no_error():
 
 def test_patches_that_cannot_all_be_made_are_taken_off():
     owner = Owner()
-    slots = object()  # It has no `__dict__`.
-    with (
-        pytest.raises(AttributeError),
-        patched([Patch(owner, "own", 1), (slots, "b", 2)]),
-    ):
-        pytest.fail("the block ran")
+    without_dict = object()
+
+    def block():
+        with patched([Patch(owner, "own", 1), Patch(without_dict, "new", 2)]):
+            pytest.fail("the block ran")
+
+    fails(block, AttributeError)
     assert vars(owner) == {"own": "own"}
 
 
@@ -83,12 +89,16 @@ def nested():
 @pytest.mark.parametrize("error", [Failed, KeyboardInterrupt])
 def test_dictionaries_are_as_before_if_the_block_fails(error):
     one, other = nested(), nested()
-    with pytest.raises(error), all_or_nothing(one, other):
-        one["list"].append(2)
-        one["dict"]["b"] = 2
-        del one["number"]
-        other["new"] = 1
-        raise error
+
+    def block():
+        with all_or_nothing(one, other):
+            one["list"].append(2)
+            one["dict"]["b"] = 2
+            del one["number"]
+            other["new"] = 1
+            raise error
+
+    fails(block, error)
     assert one == other == nested()
 
 
@@ -114,15 +124,16 @@ class Optimizer:
 def test_an_optimizer_is_as_before_if_the_block_fails(error):
     optimizer, inner, waiting = Optimizer(), Optimizer(), {"key": ["slot"]}
     tracked = []
-    with (
-        pytest.raises(error),
-        whole([optimizer, inner], waiting, lambda *given: tracked.append(given)),
-    ):
-        optimizer.built = True
-        inner._variables.append("velocity")
-        optimizer._variables = []
-        waiting.clear()
-        raise error
+
+    def block():
+        with whole([optimizer, inner], waiting, lambda *given: tracked.append(given)):
+            optimizer.built = True
+            inner._variables.append("velocity")
+            optimizer._variables = []
+            waiting.clear()
+            raise error
+
+    fails(block, error)
     for one in (optimizer, inner):
         assert vars(one) == vars(Optimizer())
     assert waiting == {"key": ["slot"]}

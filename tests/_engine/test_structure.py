@@ -152,7 +152,8 @@ def test_keys_tell_variables_apart_and_stay():
 
 
 def test_a_path_has_no_device_and_no_number():
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="dense")])
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2, name="dense")(inputs))
     paths = [structure.variable_path(v) for v in model.weights]
     assert paths == ["dense/kernel", "dense/bias"]
 
