@@ -111,6 +111,7 @@ def reader(tmp_path, monkeypatch):
     keras.backend.clear_session()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", [pytest.param(p, id=p.relative_to(ROOT).as_posix()) for p in PAGES]
 )

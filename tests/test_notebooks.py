@@ -10,6 +10,8 @@ from notebook_claims import CLAIMS
 
 from keras_finetune import _engine
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 ON_KERAS_2 = "05_weight_norms"

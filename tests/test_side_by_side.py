@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "side_by_side.py"
 TENSORFLOW, TORCH, FASTAI = "Keras 3.15.1 on tensorflow", "Keras on torch", "fastai 2"
 NEW = 0.125  # what a fake lane measures

@@ -10,6 +10,8 @@ import reference
 
 from keras_finetune import DiscriminativeLR, GradualUnfreeze
 
+pytestmark = pytest.mark.slow
+
 GROUPS = ["low", "middle", "head"]
 
 

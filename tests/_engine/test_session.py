@@ -16,6 +16,8 @@ from keras_finetune import (
 )
 from keras_finetune._engine import KERAS_3, keras
 
+pytestmark = pytest.mark.slow
+
 DATA = reference.make_data()
 
 

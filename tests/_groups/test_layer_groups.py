@@ -142,6 +142,7 @@ def new_head(x):
     return layers.Dense(3, name="new")(layers.Dropout(0.1, name="noise")(x))
 
 
+@pytest.mark.slow
 class TestArchitectures:
     def test_with_its_own_head(self, architecture):
         name, model, _ = architecture

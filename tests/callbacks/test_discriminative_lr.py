@@ -261,6 +261,7 @@ def twin_of(model):
     return other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", FAILURES)
 def test_nothing_is_left(where, tmp_path):
     model = compiled()
@@ -370,6 +371,7 @@ CHILD = """
 """
 
 
+@pytest.mark.slow
 def test_a_saved_model_needs_plain_keras_only(tmp_path):
     makers = {"new.keras": lambda: keras.optimizers.AdamW(0.01)}
     if not KERAS_3:

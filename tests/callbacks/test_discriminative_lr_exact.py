@@ -18,6 +18,8 @@ import reference
 from keras_finetune import DiscriminativeLR, GradualUnfreeze
 from keras_finetune._engine import KERAS_3, backend, keras
 
+pytestmark = pytest.mark.slow
+
 EVERY = reference.optimizers()
 if importlib.util.find_spec("tensorflow_addons"):
     EVERY |= reference.addons_optimizers()

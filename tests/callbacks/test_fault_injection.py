@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from killed_run import EPOCHS, KILLED, Kill, random_kill
 
+pytestmark = pytest.mark.slow
+
 KILLS_A_CHAIN = 5
 
 

@@ -96,6 +96,7 @@ def stages_by_metric(values, **kwargs):
     return {entry["epoch"]: entry["stage"] for entry in callback.history}
 
 
+@pytest.mark.slow
 def test_a_metric_that_stalls_starts_the_next_stage():
     values = [3.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0]
     assert stages_by_metric(values, patience=2) == {0: 0, 4: 1, 7: 2}
@@ -103,6 +104,7 @@ def test_a_metric_that_stalls_starts_the_next_stage():
     assert stages_by_metric(values, patience=1, min_delta=1.5) == {0: 0, 2: 1, 3: 2}
 
 
+@pytest.mark.slow
 def test_a_stage_by_metric_ends_after_every_epochs_at_the_latest():
     values = [9.0, 8.0, 7.0, 6.0, 5.0, 4.0]
     assert stages_by_metric(values, patience=1, every=2) == {0: 0, 2: 1, 4: 2}
@@ -116,6 +118,7 @@ def test_nan_starts_no_stage_and_is_said_once():
     assert len([w for w in caught if "NaN" in str(w.message)]) == 1
 
 
+@pytest.mark.slow
 def test_a_metric_goes_on_over_two_fits():
     values = [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
     whole = stages_by_metric(values, patience=2)
@@ -145,6 +148,7 @@ def test_the_rate_is_multiplied_once_over_two_fits():
     assert watch(callback, 3, model, initial_epoch=2).rates == [0.125]
 
 
+@pytest.mark.slow
 def test_under_a_schedule_the_factor_multiplies_what_it_gives():
     # Four steps an epoch; the second schedule has the factors in it already. Powers
     # of two, so that no rounding comes in.
@@ -174,6 +178,7 @@ def model_with_batch_norm():
 BN_GROUPS = [["low", "low_bn"], ["middle", "middle_bn"], "head"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "moves"),
     [
@@ -346,6 +351,7 @@ class WithNormalizationInside(layers.Layer):
         return self.norm(self.inner(inputs), training=training) * self.gain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "moves"), [("trainable", True), ("follow", False)])
 def test_normalization_inside_a_block(mode, moves):
     body = [WithNormalizationInside(name="low"), layers.Dense(5, name="middle")]
@@ -365,6 +371,7 @@ def test_normalization_inside_a_block(mode, moves):
     }
 
 
+@pytest.mark.slow
 def test_an_unbuilt_model_is_built_from_the_data_of_fit():
     def on_a_trained_body():
         body = reference.make_model().layers[:-1]
@@ -482,6 +489,7 @@ def goes_on_as_plain(model):
     assert reference.difference(one, other) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["data", "batch", "epoch"])
 @pytest.mark.parametrize("error", [Stop(), KeyboardInterrupt()])
 def test_an_interrupted_fit_leaves_plain_objects(where, error):
@@ -541,6 +549,7 @@ def test_what_could_not_be_put_back_is_put_back_by_the_next_fit(monkeypatch):
     assert "make_train_function" not in vars(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [1, 2, 3])
 def test_ctrl_c_while_slots_are_made_loses_none(call, monkeypatch):
     optimizer = keras.optimizers.Adam(0.01)

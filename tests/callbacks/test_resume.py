@@ -9,6 +9,8 @@ import reference
 from keras_finetune import DiscriminativeLR, GradualUnfreeze, TrainOnly
 from keras_finetune._engine import KERAS_3, keras
 
+pytestmark = pytest.mark.slow
+
 GROUPS = ["low", "middle", "head"]
 DATA = reference.make_data()
 

@@ -16,6 +16,8 @@ from keras_finetune.callbacks.gradual_unfreeze import GradualUnfreeze
 from keras_finetune.callbacks.train_only import TrainOnly
 from keras_finetune.callbacks.weight_norm_logger import WeightNormLogger
 
+pytestmark = pytest.mark.slow
+
 # float32 sums against float64: what the issue allows.
 CLOSE = {"rtol": 1e-6, "atol": 0}
 # A difference of nearly equal float32 numbers has fewer digits than they have.

@@ -16,6 +16,8 @@ from distribution import run
 from keras_finetune import DiscriminativeLR, GradualUnfreeze, TrainOnly
 from keras_finetune._engine import keras
 
+pytestmark = pytest.mark.slow
+
 ENGINES = run.engines()
 
 

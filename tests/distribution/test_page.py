@@ -11,6 +11,8 @@ from distribution.run import free_ports
 
 from keras_finetune._engine import KERAS_3, backend, keras
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "several_devices.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 SCRIPTS = dict(re.findall(r'^```py title="(.+?)"\n(.*?)^```$', TEXT, re.M | re.S))

@@ -14,6 +14,8 @@ import keras_finetune.optimizers
 from keras_finetune._engine import backend, keras
 from keras_finetune.callbacks.weight_norm_logger import WeightNormLogger
 
+pytestmark = pytest.mark.slow
+
 # `fixtures/record_conditional_gradient.py` writes it, where TensorFlow Addons runs.
 RECORDED = dict(
     np.load(Path(__file__).parents[1] / "fixtures/conditional_gradient.npz")

@@ -5,11 +5,14 @@ is one callback in `fit`.
 """
 
 import numpy as np
+import pytest
 import reference
 from sklearn.datasets import load_iris
 
 from keras_finetune import TrainOnly
 from keras_finetune._engine import keras
+
+pytestmark = pytest.mark.slow
 
 BATCH = 8
 

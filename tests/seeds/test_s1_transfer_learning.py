@@ -15,6 +15,8 @@ from keras_finetune import (
 from keras_finetune._engine import keras
 from keras_finetune.layers import MCDropout
 
+pytestmark = pytest.mark.slow
+
 layers = keras.layers
 SeluDense = functools.partial(
     layers.Dense, activation="selu", kernel_initializer="lecun_normal"

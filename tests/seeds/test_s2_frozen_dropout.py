@@ -11,6 +11,8 @@ import reference
 from keras_finetune import GradualUnfreeze
 from keras_finetune._engine import keras
 
+pytestmark = pytest.mark.slow
+
 N = 2048
 ONES = np.ones((N, 1), "float32")
 

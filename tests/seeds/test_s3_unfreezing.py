@@ -12,6 +12,8 @@ import reference
 from keras_finetune import DiscriminativeLR, GradualUnfreeze
 from keras_finetune._engine import keras
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 5
 CHANCE = np.log(CLASSES)  # the loss of a model that has given up
 RATE = 5e-2

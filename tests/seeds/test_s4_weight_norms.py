@@ -9,6 +9,8 @@ import reference
 from keras_finetune import WeightNormLogger
 from keras_finetune._engine import KERAS_3, keras
 
+pytestmark = pytest.mark.slow
+
 HAS_ADDONS = importlib.util.find_spec("tensorflow_addons") is not None
 LAMBDA = 203
 EPOCHS = 4
