@@ -3,7 +3,12 @@
 import pytest
 
 from keras_finetune._engine import keras
-from keras_finetune._engine.patches import Patch, all_or_nothing, patched, whole
+from keras_finetune._engine.patches import (
+    Patch,
+    all_or_nothing,
+    patched,
+    unchanged_if_it_fails,
+)
 
 
 class Owner:
@@ -126,7 +131,9 @@ def test_an_optimizer_is_as_before_if_the_block_fails(error):
     tracked = []
 
     def block():
-        with whole([optimizer, inner], waiting, lambda *given: tracked.append(given)):
+        with unchanged_if_it_fails(
+            [optimizer, inner], waiting, lambda *given: tracked.append(given)
+        ):
             optimizer.built = True
             inner._variables.append("velocity")
             optimizer._variables = []
@@ -143,6 +150,8 @@ def test_an_optimizer_is_as_before_if_the_block_fails(error):
 
 def test_an_optimizer_keeps_what_a_block_does_that_succeeds():
     optimizer = Optimizer()
-    with whole([optimizer], {}, lambda *given: pytest.fail("set the variables")):
+    with unchanged_if_it_fails(
+        [optimizer], {}, lambda *given: pytest.fail("set the variables")
+    ):
         optimizer.built = True
     assert optimizer.built
