@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from keras_finetune._engine.patches import Patch
+from keras_finetune._engine.patches import Patch, Snapshot
 
 # Optimizer state that waits: slots by attribute, by optimizer and variable.
 SetAside: TypeAlias = dict[tuple[int, Hashable], dict[str, Any]]
@@ -136,6 +136,10 @@ class Lane(ABC):
     @abstractmethod
     def scope(self, model: Any) -> AbstractContextManager[Any]:
         """Return the distribution scope in which the model's variables are made."""
+
+    @abstractmethod
+    def snapshot(self, optimizer: Any, *others: dict[Any, Any]) -> Snapshot:
+        """Return what an optimizer, and other dictionaries, are made of now."""
 
     @abstractmethod
     def rebuild(self, model: Any, trained: Trained, aside: SetAside) -> None:

@@ -40,48 +40,51 @@ def patched(patches: Iterable[Patch]) -> Iterator[None]:
                 attributes[name] = value
 
 
-@contextmanager
-def all_or_nothing(*dictionaries: dict[Any, Any]) -> Iterator[None]:
-    """Should a block fail, let dictionaries have what they had, and those in them."""
-    before = [
-        {
-            key: copy.copy(value) if type(value) in (list, dict) else value
-            for key, value in dictionary.items()
-        }
-        for dictionary in dictionaries
-    ]
-    try:
-        yield
-    except BaseException:
-        for dictionary, values in zip(dictionaries, before, strict=True):
-            dictionary.clear()
-            dictionary.update(values)
-        raise
-
-
-@contextmanager
-def unchanged_if_it_fails(
-    optimizers: Sequence[Any],
-    aside: dict[Any, Any],
-    set_variables: Callable[[Any, list[Any]], None],
-) -> Iterator[None]:
-    """Leave optimizers as they were if a block fails, also by Ctrl-C.
+class Snapshot:
+    """What optimizers are made of, to be put back.
 
     Args:
         optimizers: An optimizer and those inside it.
-        aside: Slots that were set aside, left as they were too.
         set_variables: Gives an optimizer its list of variables, which Keras tracks.
+        others: Dictionaries that are put back with them.
     """
-    attributes = [vars(optimizer) for optimizer in optimizers]
-    before = [
-        (optimizer, list(optimizer._variables))
-        for optimizer in optimizers
-        if "_variables" in vars(optimizer)
-    ]
+
+    def __init__(
+        self,
+        optimizers: Sequence[Any],
+        set_variables: Callable[[Any, list[Any]], None],
+        *others: dict[Any, Any],
+    ) -> None:
+        self._set_variables = set_variables
+        dictionaries: list[dict[Any, Any]] = [vars(one) for one in optimizers]
+        self._before = [(d, _copy(d)) for d in (*dictionaries, *others)]
+        self._variables = [
+            (optimizer, list(optimizer._variables))
+            for optimizer in optimizers
+            if "_variables" in vars(optimizer)
+        ]
+
+    def put_back(self) -> None:
+        """Let all of them have what they had."""
+        for dictionary, values in self._before:
+            dictionary.clear()
+            dictionary.update(values)
+        for optimizer, variables in self._variables:
+            self._set_variables(optimizer, variables)
+
+
+@contextmanager
+def unchanged_if_it_fails(snapshot: Snapshot) -> Iterator[None]:
+    """Leave optimizers as they were if a block fails, also by Ctrl-C."""
     try:
-        with all_or_nothing(aside, *attributes):
-            yield
+        yield
     except BaseException:
-        for optimizer, variables in before:
-            set_variables(optimizer, variables)
+        snapshot.put_back()
         raise
+
+
+def _copy(dictionary: dict[Any, Any]) -> dict[Any, Any]:
+    return {
+        key: copy.copy(value) if type(value) in (list, dict) else value
+        for key, value in dictionary.items()
+    }

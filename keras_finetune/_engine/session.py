@@ -106,6 +106,9 @@ class Session:
         self._aside: SetAside = {}
         self._at_close: list[Callable[[], None]] = []
         self._evaluation = Evaluation(model)
+        # An optimizer that was not built: a `fit` without a step leaves it so.
+        built = lane.is_built(self.optimizer)
+        self._not_built = None if built else lane.snapshot(self.optimizer)
         self._used: bool | None = None
         self._steps_before: int | None = None
         # A step that holds nothing of ours, and may stay when the session ends.
@@ -312,7 +315,10 @@ class Session:
                 self._rebuild()
             return
         self._unsaid = Unsaid()
-        self._rebuild()
+        if self._not_built is not None and lane.iterations(self.optimizer) == 0:
+            self._not_built.put_back()
+        else:
+            self._rebuild()
         lane.renew_compiled_state(model)
         changed = was_frozen or was_unsaid.patches or interrupted
         if changed or self._plain_step is None:

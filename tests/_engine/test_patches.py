@@ -5,7 +5,7 @@ import pytest
 from keras_finetune._engine import keras
 from keras_finetune._engine.patches import (
     Patch,
-    all_or_nothing,
+    Snapshot,
     patched,
     unchanged_if_it_fails,
 )
@@ -87,6 +87,10 @@ def test_keras_does_not_track_a_patch():
     assert not hasattr(model, "other")
 
 
+def tracks_nothing(optimizer, variables):
+    raise AssertionError("there is no optimizer")
+
+
 def nested():
     return {"list": [1], "dict": {"a": 1}, "number": 1}
 
@@ -96,7 +100,7 @@ def test_dictionaries_are_as_before_if_the_block_fails(error):
     one, other = nested(), nested()
 
     def block():
-        with all_or_nothing(one, other):
+        with unchanged_if_it_fails(Snapshot([], tracks_nothing, one, other)):
             one["list"].append(2)
             one["dict"]["b"] = 2
             del one["number"]
@@ -110,7 +114,7 @@ def test_dictionaries_are_as_before_if_the_block_fails(error):
 def test_dictionaries_keep_what_a_block_does_that_succeeds():
     one = nested()
     held = one["list"]
-    with all_or_nothing(one):
+    with unchanged_if_it_fails(Snapshot([], tracks_nothing, one)):
         one["list"].append(2)
         one["new"] = 1
     assert one == {**nested(), "list": [1, 2], "new": 1}
@@ -131,9 +135,10 @@ def test_an_optimizer_is_as_before_if_the_block_fails(error):
     tracked = []
 
     def block():
-        with unchanged_if_it_fails(
-            [optimizer, inner], waiting, lambda *given: tracked.append(given)
-        ):
+        snapshot = Snapshot(
+            [optimizer, inner], lambda *given: tracked.append(given), waiting
+        )
+        with unchanged_if_it_fails(snapshot):
             optimizer.built = True
             inner._variables.append("velocity")
             optimizer._variables = []

@@ -13,7 +13,7 @@ from keras_finetune._engine import gradients, keras
 from keras_finetune._engine.keras2 import flags, slots
 from keras_finetune._engine.keras2.rates import Legacy, NewStyle, rate_of
 from keras_finetune._engine.lane import Flags, Lane, SetAside, Trained, Unsaid
-from keras_finetune._engine.patches import Patch, unchanged_if_it_fails
+from keras_finetune._engine.patches import Patch, Snapshot, unchanged_if_it_fails
 from keras_finetune._engine.structure import weights
 
 
@@ -109,9 +109,12 @@ class Keras2(Lane):
         manager: AbstractContextManager[Any] = model.distribute_strategy.scope()
         return manager
 
+    def snapshot(self, optimizer: Any, *others: dict[Any, Any]) -> Snapshot:
+        every = slots.all_optimizers(optimizer)
+        return Snapshot(every, slots.set_variables, *others)
+
     def rebuild(self, model: Any, trained: Trained, aside: SetAside) -> None:
-        every = slots.all_optimizers(model.optimizer)
-        safely = unchanged_if_it_fails(every, aside, slots.set_variables)
+        safely = unchanged_if_it_fails(self.snapshot(model.optimizer, aside))
         with self.scope(model), safely:
             slots.rebuild(model.optimizer, trained, aside)
 

@@ -11,7 +11,12 @@ from keras_finetune._engine import keras
 from keras_finetune._engine.keras3 import slots
 from keras_finetune._engine.keras3.rates import ScaledUpdates
 from keras_finetune._engine.lane import Flags, Lane, SetAside, Trained, Unsaid
-from keras_finetune._engine.patches import Patch, patched, unchanged_if_it_fails
+from keras_finetune._engine.patches import (
+    Patch,
+    Snapshot,
+    patched,
+    unchanged_if_it_fails,
+)
 from keras_finetune._engine.structure import all_layers, variable_key, weights
 
 
@@ -82,10 +87,13 @@ class Keras3(Lane):
         )
         return scope
 
+    def snapshot(self, optimizer: Any, *others: dict[Any, Any]) -> Snapshot:
+        every = slots.all_optimizers(optimizer)
+        return Snapshot(every, slots.set_variables, *others)
+
     def rebuild(self, model: Any, trained: Trained, aside: SetAside) -> None:
         optimizer, variables = model.optimizer, list(trained.now)
-        every = slots.all_optimizers(optimizer)
-        safely = unchanged_if_it_fails(every, aside, slots.set_variables)
+        safely = unchanged_if_it_fails(self.snapshot(optimizer, aside))
         with self.scope(model), safely:
             # Built eagerly: a build inside the first traced step would repeat its
             # initial assignments at every step (ScheduleFreeAdamW).
