@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_finetune._engine import backend, keras, reduction
+from keras_finetune._engine import backend, keras, session
+from keras_finetune._engine.norms import WeightNorms, combine
 
 
 def eager_loop(weights: list[Any]) -> float:
@@ -47,13 +48,13 @@ def seconds(function: Callable[[], Any], at_least: float = 0.1) -> float:
 
 def measure(name: str, repetitions: int) -> dict[str, float]:
     model = getattr(keras.applications, name)(weights=None)
-    weights = reduction.training_variables(model)
+    weights = session.training_variables(model)
     count = sum(int(np.prod(weight.shape)) for weight in weights)
-    norms = reduction.WeightNorms(2, "norm")
+    norms = WeightNorms(2, "norm")
     memory = np.ones(count, "float32")
 
     def compiled() -> float:
-        return reduction.combine(norms.measure(weights)["norm"], 2)
+        return combine(norms.measure(weights)["norm"], 2)
 
     start = time.perf_counter()
     compiled()

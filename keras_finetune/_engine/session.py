@@ -340,3 +340,21 @@ def _without_training(call: Callable[..., Any]) -> Callable[..., Any]:
         return call(*args, **kwargs)
 
     return at_inference
+
+
+def training_variables(model: Any) -> list[Any]:
+    """Return the weights that train now, each once."""
+    frozen = {id(variable) for variable in frozen_for_now(model)}
+    unique = {
+        variable_key(variable): variable
+        for variable in model.trainable_variables
+        if id(variable) not in frozen
+    }
+    return list(unique.values())
+
+
+def later_variables(model: Any) -> list[Any]:
+    """Return the weights that train in any stage of the running `fit`."""
+    session = _of(model)
+    demands = () if session is None else session._demands.values()
+    return [variable for demand in demands for variable in demand.later]

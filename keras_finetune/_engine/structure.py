@@ -156,3 +156,14 @@ def foreign_keras(model: Any) -> str | None:
         if base.__name__ == "Model" and root in ("keras", "tf_keras"):
             return root
     return None
+
+
+def trainable_if_unfrozen(layer: Any) -> list[Any]:
+    """Return the weights that train as long as no layer is frozen, each once."""
+    name = "_trainable_variables" if KERAS_3 else "_trainable_weights"
+    unique = {
+        variable_key(variable): variable
+        for part in all_layers(layer)
+        for variable in getattr(part, name, ())
+    }
+    return list(unique.values())

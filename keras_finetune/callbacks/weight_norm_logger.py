@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Any
 
 from keras_finetune import _checks
-from keras_finetune._engine import (
-    backups,
-    keras,
-    optimizer,
-    processes,
-    reduction,
-    structure,
-)
+from keras_finetune._engine import backups, optimizer, processes, session, structure
+from keras_finetune._engine.active import lane
+from keras_finetune._engine.batches import batches_done
+from keras_finetune._engine.norms import WeightNorms
 from keras_finetune._engine.structure import variable_key, variable_path
+from keras_finetune._engine.tensorboard import ScalarWriter
 from keras_finetune._groups.layer_groups import layer_groups
-from keras_finetune._rules.parts import parts
+from keras_finetune._rules.parts import norms_of_parts, parts
 from keras_finetune._rules.selection import selector
+from keras_finetune.callbacks._callback import FineTuningCallback
 
 
-class WeightNormLogger(keras.callbacks.Callback):
+@dataclass
+class _Run:
+    """What belongs to one `fit`: the pass, and the keys of the weights of each part."""
+
+    norms: WeightNorms
+    parts: dict[str, list[Hashable]] = field(default_factory=dict)
+
+
+class WeightNormLogger(FineTuningCallback):
     """Logs the norm of the trainable weights while a model trains.
 
     At the end of each epoch `logs` gets `"weight_norm"`, the norm of all trainable
@@ -41,7 +47,7 @@ class WeightNormLogger(keras.callbacks.Callback):
     change since the last measurement over the norm now, and with `distance=True`
     `"weight_distance"`, the norm of the change since the start of training. A weight
     that is unfrozen later starts where it was. Each of the two keeps one copy of the
-    trainable weights.
+    weights that have trained.
 
     `keras_finetune.plotting.plot_history` draws what was measured. Place this callback
     before those that read its numbers.
@@ -122,10 +128,9 @@ class WeightNormLogger(keras.callbacks.Callback):
             frequency = _checks.integer("frequency", frequency, 1)
         self.frequency: Any = frequency
         self.select = select
-        self._selects: Callable[[Any], bool] = _is_any
-        if select is not None:
-            expected = "a regular expression, a callable or None"
-            self._selects = selector(select, expected)
+        self._selects = selector(
+            "" if select is None else select, "a regular expression, a callable or None"
+        )
         for name, value in (("updates", updates), ("distance", distance)):
             if not isinstance(value, bool):
                 raise TypeError(
@@ -135,14 +140,7 @@ class WeightNormLogger(keras.callbacks.Callback):
         self.distance = distance
         self.groups = groups
         self.log_dir = log_dir
-        if log_dir is not None:
-            if not isinstance(log_dir, (str, os.PathLike)):
-                raise TypeError(
-                    "Argument `log_dir` must be a path or None. "
-                    f"Received: log_dir={log_dir!r}"
-                )
-            _writer_class()
-        self._writer: Any = None
+        self._writer = ScalarWriter(log_dir)
         self.history: list[dict[str, float]] = []
         # Only where they are needed: Keras waits for the device before a batch hook.
         if frequency != "epoch":
@@ -151,19 +149,18 @@ class WeightNormLogger(keras.callbacks.Callback):
             self.on_train_batch_begin = self._before_batch
 
     def set_model(self, model: Any) -> None:
-        """Looks at the weights before a backup moves them."""
+        """Look at the weights before a backup moves them."""
         super().set_model(model)
-        asked = {"update_ratio": self.updates, "weight_distance": self.distance}
-        changes = [kind for kind, is_asked in asked.items() if is_asked]
-        self._norms = reduction.WeightNorms(self.order, "weight_norm", changes)
-        self._parts: dict[str, list[Hashable]] = {}
+        changes = ["update_ratio"] * self.updates + ["weight_distance"] * self.distance
+        self._run = _Run(WeightNorms(self.order, "weight_norm", changes))
         if self.distance and structure.is_built(model) and backups.resumes(model):
             # What has trained before the kill started where it is now.
-            weights = reduction.trainable_if_unfrozen(model)
-            self._norms.remember([v for v in weights if self._counts(v)])
+            self._run.norms.remember(
+                self._counted(structure.trainable_if_unfrozen(model))
+            )
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Finds the weights."""
+        """Find the weights."""
         self._epoch = self._step = self._steps_before = 0
         self._begins = True
         if self.updates or self.distance:
@@ -176,44 +173,43 @@ class WeightNormLogger(keras.callbacks.Callback):
                 "model before `fit`: call it once on data, or call "
                 f"`model.build(input_shape)`. Received: model={self.model!r}"
             )
-        self._close()
-        if self.log_dir is not None and processes.is_chief(self.model):
-            self._writer = _writer_class()(os.fspath(self.log_dir))
+        if processes.is_chief(self.model):
+            self._writer.open()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Goes on where a resumed training stopped."""
+        """Go on where a resumed training stopped."""
         # What an earlier `fit` recorded of epochs that now run again.
         self.history = [row for row in self.history if row["epoch"] < epoch]
         steps = (self.params or {}).get("steps")
         self._epoch = epoch
         self._step = self._steps_before = epoch * steps if steps else self._step
-        if self._begins and self._parts:
+        if self._begins and self._run.parts:
             # Not in `on_train_begin`: only now a backup is loaded for certain.
-            self._norms.remember(self._training())
+            self._run.norms.remember(self._training())
             if self.updates:
-                self._norms.renew("update_ratio", self._training())
+                self._run.norms.renew("update_ratio", self._training())
         self._begins = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measures, and writes into the logs."""
+        """Measure, and write into the logs."""
         if self.frequency == "epoch":
             values = self._record({"epoch": epoch}, epoch)
             if logs is not None:
                 logs.update(values)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Lets the copies of the weights go."""
-        self._norms.forget()
-        self._close()
+        """Let go of the copies of the weights."""
+        self._run.norms.forget()
+        self._writer.close()
 
     def _before_batch(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         # Callbacks after this one may have unfrozen weights since the epoch began.
-        if self._norms.remembered < len(self._parts[""]):
-            self._norms.remember(self._training())
+        if self._run.norms.remembered < len(self._run.parts[""]):
+            self._run.norms.remember(self._training())
 
     def _after_batch(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         steps = (self.params or {}).get("steps")
-        done = reduction.batches_done(self.model, batch, steps)
+        done = batches_done(self.model, batch, steps)
         before, self._step = self._step, self._steps_before + done
         if self._step // self.frequency > before // self.frequency:
             self._record({"epoch": self._epoch, "step": self._step}, self._step)
@@ -221,47 +217,44 @@ class WeightNormLogger(keras.callbacks.Callback):
     def _record(self, when: dict[str, Any], step: int) -> dict[str, float]:
         values = self._measure()
         self.history.append({**when, **values})
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-            self._writer.flush()
+        self._writer.write(values, step)
         return values
 
     def _measure(self) -> dict[str, float]:
-        reduction.pull_state(self.model)
-        if not self._parts:
+        lane.pull_state(self.model)
+        if not self._run.parts:
             self._find_parts()
         variables = self._training()
-        self._norms.remember(variables)
-        rows = self._norms.measure(variables)
+        self._run.norms.remember(variables)
+        later = self._counted(session.later_variables(self.model))
+        rows = self._run.norms.measure(variables, later)
         if self.updates:
-            self._norms.renew("update_ratio", variables)
-        position = {variable_key(v): i for i, v in enumerate(variables)}
-        values: dict[str, float] = {}
-        for part, own in self._parts.items():
-            here = [position[key] for key in own if key in position]
-            for kind, row in rows.items():
-                value = reduction.combine(row[here], self.order)
-                if kind == "update_ratio":
-                    norm = values[f"weight_norm{part}"]
-                    value = value / norm if norm else value and math.inf
-                values[f"{kind}{part}"] = value
+            self._run.norms.renew("update_ratio", variables)
+        keys = [variable_key(v) for v in variables]
+        values = norms_of_parts(rows, keys, self._run.parts, self.order)
+        for part in self._run.parts if self.updates else ():
+            change, norm = values[f"update_ratio{part}"], values[f"weight_norm{part}"]
+            values[f"update_ratio{part}"] = (
+                change / norm if norm else change and math.inf
+            )
         return values
 
     def _training(self) -> list[Any]:
-        return [v for v in reduction.training_variables(self.model) if self._counts(v)]
+        return self._counted(session.training_variables(self.model))
 
-    def _counts(self, variable: Any) -> bool:
-        is_measured = self.order != "spectral" or len(variable.shape) > 1
-        return is_measured and bool(self._selects(variable))
+    def _counted(self, variables: list[Any]) -> list[Any]:
+        """Return those that the arguments select."""
+        if self.order == "spectral":
+            variables = [v for v in variables if len(v.shape) > 1]
+        return [v for v in variables if self._selects(v)]
 
     def _find_parts(self) -> None:
-        """Finds the weights that may ever train, and which parts they make."""
+        """Find the weights that may ever train, and the parts they make."""
         groups = None
         if self.by == "group" or self.groups != "auto":
             groups = layer_groups(self.model, self.groups)
-        candidates = reduction.trainable_if_unfrozen(self.model)
-        weights = [v for v in candidates if self._counts(v)]
+        candidates = structure.trainable_if_unfrozen(self.model)
+        weights = self._counted(candidates)
         if candidates and not weights:
             paths = ", ".join(repr(variable_path(v)) for v in candidates[:8])
             raise ValueError(
@@ -269,25 +262,4 @@ class WeightNormLogger(keras.callbacks.Callback):
                 f"norm) of the model, whose first weights are {paths}. "
                 f"Received: select={self.select!r}"
             )
-        keys = [variable_key(v) for v in weights]
-        named = parts(self.model, weights, self.by, groups)
-        self._parts = {"": keys, **{f"/{name}": own for name, own in named.items()}}
-
-    def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-
-def _is_any(variable: Any) -> bool:
-    return True
-
-
-def _writer_class() -> Any:
-    try:
-        return importlib.import_module("tensorboard.summary").Writer
-    except ImportError as error:
-        raise ImportError(
-            "Argument `log_dir` needs the package `tensorboard`: "
-            "`pip install keras-finetune[tensorboard]`."
-        ) from error
+        self._run.parts = parts(self.model, weights, self.by, groups)

@@ -1,9 +1,11 @@
 """`WeightNormLogger` against NumPy in float64, on every lane."""
 
+import copy
 import csv
 import importlib.util
 import math
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -11,7 +13,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from keras_finetune._engine import backend, keras, reduction, structure
+from keras_finetune._engine import backend, keras, norms, structure
+from keras_finetune._engine.active import lane
 from keras_finetune.callbacks.gradual_unfreeze import GradualUnfreeze
 from keras_finetune.callbacks.train_only import TrainOnly
 from keras_finetune.callbacks.weight_norm_logger import WeightNormLogger
@@ -86,7 +89,7 @@ class Spy(keras.callbacks.Callback):
         self.weights = []
 
     def look(self):
-        reduction.pull_state(self.model)
+        lane.pull_state(self.model)
         self.weights.append(
             {
                 structure.variable_path(v): np.asarray(
@@ -213,12 +216,6 @@ def test_history_has_the_numbers(trained):
     ]
 
 
-def test_one_trace_for_a_set_of_variables(trained):
-    _, loggers, _ = trained
-    expected = 0 if backend() == "torch" else 1
-    assert loggers[1]._norms.traces == expected
-
-
 def test_callbacks_after_it_see_the_norm(tmp_path):
     stopper = keras.callbacks.EarlyStopping(
         "weight_norm", mode="min", patience=0, min_delta=1e9
@@ -273,7 +270,6 @@ def test_unfrozen_weights_join_and_keys_stay(tmp_path):
     assert second["update_ratio/middle"] * second["weight_norm/middle"] == (
         pytest.approx(second["weight_distance/middle"], rel=1e-9)
     )
-    assert logger._norms.traces == (0 if backend() == "torch" else 3)
     with path.open() as file:
         rows = list(csv.DictReader(file))
     assert "weight_norm/bottom" in rows[0]
@@ -384,46 +380,6 @@ def test_layers_of_the_same_name_are_told_apart():
     }
 
 
-def variable(value, dtype="float32"):
-    if hasattr(keras, "Variable"):
-        return keras.Variable(value, dtype=dtype)
-    import tensorflow as tf
-
-    return tf.Variable(tf.cast(value, dtype))
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("order", ORDERS)
-def test_half_types_are_summed_in_more_digits(dtype, order):
-    # The sum of squares is 480,000: more than float16 holds.
-    values = np.linspace(-20, 20, 3600).reshape(60, 60).astype("float32")
-    weight = variable(values, dtype)
-    if hasattr(keras, "ops"):
-        stored = keras.ops.convert_to_numpy(keras.ops.cast(weight, "float32"))
-    else:
-        import tensorflow as tf
-
-        stored = tf.cast(weight, "float32").numpy()
-    norms = reduction.WeightNorms(order, "norm", ["change"])
-    norms.remember([weight])
-    measured = norms.measure([weight])
-    expected = norm([stored.astype("float64")], order)
-    np.testing.assert_allclose(measured["norm"], [expected], **CLOSE)
-    assert measured["change"].tolist() == [0.0]
-
-
-@pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("shape", [(60, 60), (32, 32), (9, 1111), (2**24 + 2**20 + 3,)])
-@pytest.mark.parametrize("value", [0.1, 1.9])
-def test_equal_terms_lose_no_digits(order, shape, value):
-    # The worst case: each addition of a chain rounds in the same direction, and one
-    # long chain in float32 would end at 2**24 terms.
-    values = np.full(shape, value, "float32")
-    expected = np.linalg.norm(values.astype("float64").ravel(), order)
-    measured = reduction.WeightNorms(order, "norm").measure([variable(values)])
-    np.testing.assert_allclose(measured["norm"], [expected], **CLOSE)
-
-
 @pytest.mark.skipif(not HAS_TENSORBOARD, reason="tensorboard is not installed")
 @pytest.mark.parametrize("frequency", ["epoch", 2])
 def test_tensorboard_gets_every_measurement(tmp_path, frequency):
@@ -489,6 +445,115 @@ def test_weights_frozen_one_by_one_do_not_count():
             logger.history[-1]["weight_norm"], norm(biases, 2), **CLOSE
         )
     assert math.isnan(before.history[-1]["weight_norm/top/kernel"])
+
+
+@pytest.mark.backend("tensorflow", "jax")
+@pytest.mark.parametrize("frequency", ["epoch", 1])
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_staged_fit_traces_the_pass_once(monkeypatch, frequency, changes):
+    kind, traces = norms.kind_of_pass(), []
+    rows = kind._rows
+    monkeypatch.setattr(
+        kind, "_rows", lambda self, *args: traces.append(self) or rows(self, *args)
+    )
+    logger = WeightNormLogger(frequency=frequency, updates=changes, distance=changes)
+    fit(dense(), [logger, GradualUnfreeze(every=1, verbose=0)], epochs=4)
+    assert len(traces) == 1
+
+
+def test_weights_that_never_train_are_not_in_the_pass():
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.weights = logger._run.norms._pass.variables
+
+    logger, look = WeightNormLogger("layer"), Look()
+    model = dense()
+    model.get_layer("bottom").trainable = False
+    fit(compiled(model), [logger, look], epochs=1)
+    assert len(look.weights) == 4
+
+
+# --- copies ---------------------------------------------------------------------------
+
+
+def pickled(callback):
+    return pickle.loads(pickle.dumps(callback))
+
+
+class Copier(keras.callbacks.Callback):
+    """Copies a callback at each hook of a `fit`."""
+
+    def __init__(self, callback, copies):
+        super().__init__()
+        self.callback, self.copies = callback, copies
+
+    def copy(self, *args, **kwargs):
+        self.copies += [copy.deepcopy(self.callback), pickled(self.callback)]
+
+    def on_train_begin(self, logs=None):
+        self.copy()
+        self.on_epoch_begin = self.on_epoch_end = self.on_train_end = self.copy
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"by": "layer", "order": 1},
+        {"select": "kernel", "updates": True, "distance": True, "frequency": 2},
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_copies_made_before_in_and_after_a_fit_work_in_one(arguments, first, tmp_path):
+    if HAS_TENSORBOARD:
+        arguments = {**arguments, "log_dir": str(tmp_path)}
+    logger = WeightNormLogger(**arguments)
+    copies = [copy.deepcopy(logger), pickled(logger)]
+    others = [Copier(logger, copies), GradualUnfreeze(every=1, verbose=0)]
+    model = dense()
+    start = model.get_weights()
+    fit(model, [*others, logger] if first else [logger, *others])
+    copies += [copy.deepcopy(logger), pickled(logger)]
+    assert len(copies) == 16
+    assert [c.history for c in copies[-2:]] == [logger.history] * 2
+    again = dense()
+    again.set_weights(start)
+    # Each has a `fit` of its own, as it was; one `fit` for all of them is faster.
+    fit(again, [*copies, GradualUnfreeze(every=1, verbose=0)])
+    assert {c.model for c in copies} == {again}
+    for made in copies:
+        assert_equal_rows(made.history, logger.history)
+
+
+def assert_equal_rows(rows, expected):
+    assert [list(row) for row in rows] == [list(row) for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(list(row.values()), list(other.values()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+def test_a_copy_leaves_the_model_and_the_original_alone(copied):
+    class Local(keras.Model):
+        """A model that Keras cannot pickle: its class is not importable."""
+
+        def __init__(self):
+            super().__init__()
+            self.top = keras.layers.Dense(3)
+
+        def call(self, inputs):
+            return self.top(inputs)
+
+    copies = []
+    logger = WeightNormLogger(distance=True)
+    look = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: copies.append(copied(logger))
+    )
+    model = compiled(Local())
+    model.fit(X.reshape(24, -1), Y, 8, epochs=2, verbose=0, callbacks=[logger, look])
+    assert [len(c.history) for c in copies] == [1, 2]
+    assert all(c.model is None for c in copies)
+    assert logger.model is model
+    first, second = (row["weight_distance"] for row in logger.history)
+    assert second > first > 0
 
 
 @pytest.mark.parametrize("distance", [False, True])
