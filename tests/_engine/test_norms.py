@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from keras_finetune._engine import backend, keras
+from keras_finetune._engine import keras
 from keras_finetune._engine.norms import WeightNorms, combine, kind_of_pass
 
 # float32 sums against float64.
@@ -27,8 +27,6 @@ def assign(weight, value):
 @pytest.fixture
 def traces(monkeypatch):
     """A list that grows whenever a pass is traced."""
-    if backend() == "torch":
-        pytest.skip("for the backends tensorflow, jax")
     seen = []
     kind = kind_of_pass()
     rows = kind._rows
