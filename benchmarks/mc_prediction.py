@@ -61,7 +61,7 @@ def fastest(function, repeats):
 
 
 def measure(way, first, images, samples, batch, queue):
-    from keras_finetune._engine import sampling
+    from keras_finetune._engine.sampling import _sampler
     from keras_finetune.uncertainty import mc_predict
 
     model, backbone, head = build(first)
@@ -92,7 +92,7 @@ def measure(way, first, images, samples, batch, queue):
             def call(self, inputs, training=None):
                 return self.inside(inputs, training=training)
 
-        sampling.CHUNK_BYTES = 2**40
+        _sampler.CHUNK_BYTES = 2**40
         whole, rows = Whole(), min(16, images)
         seconds = (images / rows) * fastest(
             lambda: mc_predict(whole, x[:rows], samples, batch_size=rows, verbose=0), 1

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 from contextlib import closing
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from .. import _checks
-from .._engine import sampling
-from . import _streams
-from .mc_prediction import MCPrediction
+from keras_finetune import _checks
+from keras_finetune._engine import sampling
+from keras_finetune.uncertainty import _streams
+from keras_finetune.uncertainty.mc_prediction import MCPrediction
 
 
 def mc_predict(
@@ -120,80 +121,68 @@ def mc_predict(
         None if total is None else total * samples,
         1 if verbose == "auto" else int(verbose),
     )
-    sampler: sampling.Sampler | None = None
-    streams: list[_streams.Stream] = []
-    plan: list[int] = []
-    done = 0
     with closing(batches):
-        for index, inputs in enumerate(batches):
-            if sampler is None:
-                sampler = sampling.sampler(model, inputs, chosen, masks == "shared")
-            batch = sampler.prepare(inputs)
-            if not plan:
-                plan = sampler.plan(batch, samples)
-            for part, count in enumerate(plan):
-                entropy = (seed, part) if masks == "shared" else (seed, part, index)
-                drawn = sampler.draw(batch, count, entropy, size=plan[0])
-                outputs = _all_outputs(sampler, batch, drawn, count)
-                if not streams:
-                    streams = _make_streams(sampler, outputs, output, keep_samples)
-                for position, (stream, values) in enumerate(
-                    zip(streams, outputs, strict=True)
-                ):
-                    _check_finite(values, position, index)
-                    stream.update(values)
-                done += count
-                bar.add(count)
-            for stream in streams:
-                stream.end_batch()
-    if sampler is None:
-        raise ValueError(
-            f"Argument `x` must hold at least one batch. Received: x={x!r}"
-        )
+        first = next(batches, None)
+        if first is None:
+            raise ValueError(
+                f"Argument `x` must hold at least one batch. Received: x={x!r}"
+            )
+        sampler = sampling.sampler(model, first, chosen, masks == "shared")
+        collected = _Collector(sampler, output, keep_samples)
+        for draws in sampler.sample(chain([first], batches), samples, seed):
+            collected.add(draws)
+            bar.add(len(draws.values[0]))
     if total is None:
         # Keras 2 cannot end a bar whose length it was not told.
-        bar.target = done
-        bar.update(done, finalize=True)
+        bar.target = collected.passes
+        bar.update(collected.passes, finalize=True)
     method = "prefix once" if sampler.split else "whole model"
     results = [
         MCPrediction(stream.result(), stream.kind, samples, method, seed)
-        for stream in streams
+        for stream in collected.streams
     ]
-    return sampler.pack(results)
+    return sampling.pack(collected.structure, results)
 
 
-def _all_outputs(
-    sampler: sampling.Sampler,
-    batch: sampling.Batch,
-    drawn: list[np.ndarray],
-    count: int,
-) -> list[np.ndarray]:
-    """The sampled outputs and, as often, those that no random layer comes before."""
-    sampled = iter(drawn)
-    return [
-        next(sampled)
-        if is_random
-        else np.broadcast_to(batch.fixed[i], (count, *batch.fixed[i].shape))
-        for i, is_random in enumerate(sampler.random_outputs)
-    ]
+class _Collector:
+    """Statistics of each output, filled by draws as they arrive."""
+
+    def __init__(self, sampler: sampling.Sampler, output: Any, keep: bool) -> None:
+        self._sampler = sampler
+        self._output = output
+        self._keep = keep
+        self._batch = 0
+        self.streams: list[_streams.Stream] = []
+        self.structure: Any = None
+        self.passes = 0
+
+    def add(self, draws: sampling.Draws) -> None:
+        for position, values in enumerate(draws.values):
+            _check_finite(values, position, self._batch)
+        if not self.streams:
+            told = self._sampler.kinds(len(draws.values))
+            kinds = _kinds(draws.values, told, self._output)
+            self.streams = [_streams.Stream(kind, self._keep) for kind in kinds]
+            self.structure = draws.structure
+        for stream, values in zip(self.streams, draws.values, strict=True):
+            stream.update(values)
+            if draws.ends_batch:
+                stream.end_batch()
+        self.passes += len(draws.values[0])
+        self._batch += draws.ends_batch
 
 
-def _make_streams(
-    sampler: sampling.Sampler, outputs: list[np.ndarray], output: Any, keep: bool
-) -> list[_streams.Stream]:
-    if isinstance(output, str):
-        wanted = [output] * len(outputs)
-    else:
-        wanted = list(output)
+def _kinds(outputs: list[np.ndarray], told: list[str | None], output: Any) -> list[str]:
+    wanted = [output] * len(outputs) if isinstance(output, str) else list(output)
     if len(wanted) != len(outputs):
         raise ValueError(
             f"Argument `output` must name {len(outputs)} kind(s), one for each output "
             f"of the model. Received: output={output!r}"
         )
     kinds = []
-    for values, kind, told in zip(outputs, wanted, sampler.kinds(), strict=True):
+    for values, kind, known in zip(outputs, wanted, told, strict=True):
         if kind == "auto":
-            kind = _streams.recognize(values, told)
+            kind = _streams.recognize(values, known)
         elif not _streams.is_kind(values, kind):
             raise ValueError(
                 "Argument `output` must be what the model gives: values in [0, 1]"
@@ -202,7 +191,7 @@ def _make_streams(
                 f"to {values.max():.3g}"
             )
         kinds.append(kind)
-    return [_streams.Stream(kind, keep) for kind in kinds]
+    return kinds
 
 
 def _check_output(output: Any) -> None:

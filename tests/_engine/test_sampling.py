@@ -1,11 +1,15 @@
 """The cut of a graph: what runs once, what is sampled, and that both make the whole."""
 
 import collections
+import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from keras_finetune._engine import KERAS_3, backend, keras, sampling
+from keras_finetune._engine.sampling import _graph, _sampler
+from keras_finetune._engine.sampling._lane import lane
 
 layers = keras.layers
 
@@ -162,26 +166,20 @@ def case(request):
     return model, x, sampling.sampler(model, x, (), shared=False)
 
 
-def outputs_of(batch, drawn, sampler):
-    drawn = iter(drawn)
-    return [
-        next(drawn) if random else batch.fixed[i][np.newaxis]
-        for i, random in enumerate(sampler.random_outputs)
-    ]
+def draw(sampler, x, samples=4, seed=0):
+    """All samples of all outputs, each (samples, rows, ...)."""
+    parts = [draws.values for draws in sampler.sample([x], samples, seed)]
+    return [np.concatenate(values) for values in zip(*parts)]
 
 
 def test_without_force_the_two_parts_make_the_whole(case):
     model, x, sampler = case
-    quiet = sampling.Sampler(model, sampler._random, shared=False)
-    forced, quiet._random.forced = quiet._random.forced, []
-    try:
-        batch = quiet.prepare(x)
-        drawn = quiet.draw(batch, 4, (0,), size=4)
-    finally:
-        quiet._random.forced = forced
+    random = copy.copy(sampler.subject.random)
+    random.forced = []
+    quiet = _sampler.Sampler(replace(sampler.subject, random=random), shared=False)
     expected = model.predict(x, verbose=0)
     expected = expected if isinstance(expected, list) else [expected]
-    for output, known in zip(outputs_of(batch, drawn, quiet), expected):
+    for output, known in zip(draw(quiet, x), expected):
         for sample in output:
             # Four samples in a batch reduce in another order than one.
             np.testing.assert_allclose(sample, known, rtol=1e-5, atol=1e-6)
@@ -189,10 +187,9 @@ def test_without_force_the_two_parts_make_the_whole(case):
 
 def test_samples_differ_between_samples_and_inputs(case):
     _, x, sampler = case
-    batch = sampler.prepare(x)
-    (first, *_) = sampler.draw(batch, 4, (0,), size=4)
-    (again, *_) = sampler.draw(batch, 4, (0,), size=4)
-    (other, *_) = sampler.draw(batch, 4, (1,), size=4)
+    (first, *_) = draw(sampler, x)
+    (again, *_) = draw(sampler, x)
+    (other, *_) = draw(sampler, x, seed=1)
     assert first.shape[:2] == (4, 6)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -204,8 +201,7 @@ def test_nothing_of_the_model_changes(case):
     model, x, sampler = case
     before = [v.numpy().copy() for v in model.variables]
     attributes = [dict(layer.__dict__) for layer in model._flatten_layers()]
-    batch = sampler.prepare(x)
-    sampler.draw(batch, 4, (0,), size=4)
+    draw(sampler, x)
     for variable, value in zip(model.variables, before):
         np.testing.assert_array_equal(variable.numpy(), value)
     for layer, known in zip(model._flatten_layers(), attributes):
@@ -219,12 +215,27 @@ def test_nothing_of_the_model_changes(case):
 def test_everything_before_the_first_random_layer_is_cut_off():
     model, x = nested()
     sampler = sampling.sampler(model, x, (), shared=False)
-    prefix = [step.operation for step in sampler._graph.prefix]
+    prefix = [step.operation for step in sampler.subject.cut.prefix]
     inner = model.get_layer("middle").get_layer("inner")
     assert any(layer in prefix for layer in inner.layers)
-    kinds = [type(step.operation).__name__ for step in sampler._graph.suffix]
+    kinds = [type(step.operation).__name__ for step in sampler.subject.cut.suffix]
     assert kinds.count("Dense") == 3
     assert "BatchNormalization" not in kinds
+
+
+def test_where_the_prefix_ends_is_asked_for():
+    model, _ = nested()
+    last = model.layers[-1]
+    middle = model.get_layer("middle")
+    graph = _graph.Graph(lane.opened(model), lambda node: node.operation is last)
+    cut = _graph.Cut(graph)
+    # A nested model that the cut does not go through is one step.
+    assert [step.operation for step in cut.prefix] == [middle]
+    assert [step.operation for step in cut.suffix] == [last]
+    assert cut.varying == [True]
+    whole = _graph.Cut(_graph.Graph(lane.opened(model), lambda node: False))
+    assert whole.suffix == []
+    assert whole.varying == [False]
 
 
 class Counter(layers.Layer):
@@ -260,17 +271,22 @@ class Counter(layers.Layer):
         return input_shape
 
 
-def test_the_prefix_runs_once_a_batch_and_the_suffix_for_every_part():
+def test_the_prefix_runs_once_a_batch_and_the_suffix_for_every_part(monkeypatch):
     inputs = keras.Input((8,))
     x = Counter(name="before")(layers.Dense(4)(inputs))
     x = Counter(name="after")(layers.Dropout(0.5)(x))
     model = keras.Model(inputs, layers.Dense(2)(x))
     sampler = sampling.sampler(model, vectors(), (), shared=False)
+    sampler.prepare(vectors()[:4])
+    # Three calls for six samples.
+    monkeypatch.setattr(sampler, "plan", lambda *_: [2, 2, 2])
+    if backend() == "jax":
+        import jax
+
+        jax.effects_barrier()
     Counter.runs.clear()
-    for rows in (slice(0, 4), slice(4, 6)):
-        batch = sampler.prepare(vectors()[rows])
-        for part in range(3):
-            sampler.draw(batch, 10, (part,), size=10)
+    for _ in sampler.sample([vectors()[:4], vectors()[4:]], 6, seed=0):
+        pass
     if backend() == "jax":
         import jax
 
@@ -281,17 +297,21 @@ def test_the_prefix_runs_once_a_batch_and_the_suffix_for_every_part():
 def test_samples_are_folded_within_the_memory_that_is_allowed(monkeypatch):
     model, x = plain()
     sampler = sampling.sampler(model, x, (), shared=False)
-    batch = sampler.prepare(x)
-    assert sampler.plan(batch, 50) == [50]
-    (per_row,) = sampler._bytes_per_row.values()
+    batch, program = sampler.prepare(x)
+
+    def plan(samples):
+        return sampler.plan(program, batch, samples)
+
+    assert plan(50) == [50]
+    (per_row,) = program.bytes_per_row.values()
     per_sample = per_row * batch.padded
     # The widest tensor has 6 inputs of 6 float32; masks may be drawn wider.
     assert 6 * 6 * 4 <= per_sample <= 6 * 6 * 8
-    monkeypatch.setattr(sampling, "CHUNK_BYTES", 7.5 * per_sample)
-    assert sampler.plan(batch, 50) == [7] * 7 + [1]
-    assert sampler.plan(batch, 12) == [6, 6]
-    monkeypatch.setattr(sampling, "CHUNK_BYTES", 1)
-    assert sampler.plan(batch, 3) == [1, 1, 1]
+    monkeypatch.setattr(_sampler, "CHUNK_BYTES", 7.5 * per_sample)
+    assert plan(50) == [7] * 7 + [1]
+    assert plan(12) == [6, 6]
+    monkeypatch.setattr(_sampler, "CHUNK_BYTES", 1)
+    assert plan(3) == [1, 1, 1]
 
 
 def test_a_fixed_batch_size_is_sampled_one_by_one():
@@ -300,10 +320,8 @@ def test_a_fixed_batch_size_is_sampled_one_by_one():
     x = layers.Dropout(0.5)(layers.Dense(4)(inputs))
     model = keras.Model(inputs, layers.Reshape((4,))(x))
     sampler = sampling.sampler(model, vectors(), (), shared=False)
-    batch = sampler.prepare(vectors())
-    assert sampler.plan(batch, 3) == [1, 1, 1]
-    (drawn,) = sampler.draw(batch, 1, (0,), size=1)
-    assert drawn.shape == (1, 6, 4)
+    parts = [draws.values[0] for draws in sampler.sample([vectors()], 3, seed=0)]
+    assert [part.shape for part in parts] == [(1, 6, 4)] * 3
 
 
 class Positions(layers.Layer):
@@ -324,11 +342,9 @@ def test_a_draw_without_a_batch_axis_is_told_apart_by_sample():
     inputs = keras.Input((8,))
     model = keras.Model(inputs, Positions()(layers.Dense(4)(inputs)))
     sampler = sampling.sampler(model, vectors(), (), shared=False)
-    batch = sampler.prepare(vectors())
-    plan = sampler.plan(batch, 8)
-    assert plan == [1] * 8
-    drawn = [sampler.draw(batch, 1, (part,), size=1)[0][0] for part in range(8)]
-    assert len({sample.tobytes() for sample in drawn}) > 2
+    parts = [draws.values[0] for draws in sampler.sample([vectors()], 8, seed=0)]
+    assert [len(part) for part in parts] == [1] * 8
+    assert len({part.tobytes() for part in parts}) > 2
 
 
 def test_a_sampler_is_kept_until_the_model_changes():

@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from keras_finetune._engine import KERAS_3, backend, keras, sampling
+from keras_finetune._engine import KERAS_3, backend, keras
+from keras_finetune._engine.sampling import _sampler
 from keras_finetune.layers import MCDropout
 from keras_finetune.uncertainty import MCPrediction, mc_predict
 
@@ -496,7 +497,7 @@ def test_statistics_do_not_depend_on_how_samples_are_folded(model, monkeypatch):
     for prediction in (together, known):
         np.testing.assert_allclose(prediction.mean, known.mean, rtol=1e-12)
         np.testing.assert_allclose(prediction.variance, known.variance, rtol=1e-9)
-    monkeypatch.setattr(sampling, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(_sampler, "CHUNK_BYTES", 1000)
     apart = predict(model, samples=7, keep_samples=True)
     known = MCPrediction.from_samples(apart.samples, "probabilities")
     for measure in ("mean", "variance", "mutual_information", "variation_ratio"):

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from keras_finetune._engine.sampling._interface import Arrays
+
 
 class Fold:
     """How the rows of the batch that is being traced are made up.
@@ -52,7 +54,7 @@ def fold_dropout(
     inputs: Any,
     noise_shape: Sequence[Any] | None,
     fold: Fold,
-    array: Any,
+    array: Arrays,
 ) -> Any:
     """Call `dropout(inputs, noise_shape)` with the mask that `fold` asks for."""
     shape = array.shape(inputs)
@@ -64,16 +66,19 @@ def fold_dropout(
     over_batch = isinstance(noise[0], int) and noise[0] == 1
     if not (over_batch or fold.shared):
         return dropout(inputs, noise_shape)
-    rest = [n if n is not None else size for n, size in zip(noise, shape, strict=True)][
-        1:
-    ]
+    sizes = [s if n is None else n for n, s in zip(noise, shape, strict=True)]
     grouped = array.reshape(inputs, [fold.samples, fold.rows, repeats, *shape[1:]])
-    masked = dropout(grouped, [fold.samples, 1, 1 if over_batch else repeats, *rest])
+    masked = dropout(
+        grouped, [fold.samples, 1, 1 if over_batch else repeats, *sizes[1:]]
+    )
     return array.reshape(masked, shape)
 
 
 def fold_draw(
-    draw: Callable[[Sequence[Any]], Any], shape: Sequence[Any], fold: Fold, array: Any
+    draw: Callable[[Sequence[Any]], Any],
+    shape: Sequence[Any],
+    fold: Fold,
+    array: Arrays,
 ) -> Any:
     """Call `draw(shape)` so that the draw is shared where `fold` asks for it."""
     shape = array.sizes(shape)

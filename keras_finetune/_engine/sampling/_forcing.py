@@ -12,19 +12,26 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from ..patches import Patch
+from keras_finetune._engine.patches import Patch
 
 _silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 
-def forced(layers: Iterable[Any]) -> list[Patch]:
-    """The patches under which `layers` run as in training."""
-    return [Patch(layer, "call", _as_in_training(layer.call)) for layer in layers]
+def forced(layers: Iterable[Any], named: Iterable[Any] = ()) -> list[Patch]:
+    """Return the patches under which `layers` run as in training.
+
+    Those in `named` do so inside a silenced block too.
+    """
+    always = {id(layer) for layer in named}
+    return [
+        Patch(layer, "call", _as_in_training(layer.call, id(layer) in always))
+        for layer in layers
+    ]
 
 
 @contextmanager
 def silence(active: bool) -> Iterator[None]:
-    """Take the force away for the calls of a block."""
+    """Run the calls of a block as they were written, not as in training."""
     token = _silent.set(active or _silent.get())
     try:
         yield
@@ -32,13 +39,13 @@ def silence(active: bool) -> Iterator[None]:
         _silent.reset(token)
 
 
-def _as_in_training(call: Callable[..., Any]) -> Callable[..., Any]:
+def _as_in_training(call: Callable[..., Any], always: bool) -> Callable[..., Any]:
     signature = inspect.signature(call)
     names = list(signature.parameters)
     position = names.index("training") if "training" in names else None
 
     def call_in_training(*args: Any, **kwargs: Any) -> Any:
-        if position is None or _silent.get():
+        if position is None or (_silent.get() and not always):
             return call(*args, **kwargs)
         if len(args) > position:
             args = (*args[:position], True, *args[position + 1 :])

@@ -1,92 +1,85 @@
-"""A functional model as one flat list of steps, cut where randomness begins.
+"""A functional model as one flat list of steps, and where to cut it.
 
-Nested functional and Sequential models are opened, at any depth, so that the part of
-a nested model before its first random layer belongs to the prefix as well. The user's
-layers are called as they are; nothing is cloned and no node is added to them.
+Nested functional and Sequential models are opened, at any depth, where the cut goes
+through them, so that what lies before it inside a nested model belongs to the prefix
+as well. The user's layers are called as they are; nothing is cloned and no node is
+added to them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from ._lane import lane
-from ._random import RandomLayers
+from keras_finetune._engine.sampling._interface import Node
+from keras_finetune._engine.sampling._lane import lane
 
 # A tensor of one call of one model: (number of the call, id of the symbolic tensor).
 Key = tuple[int, int]
+
+# Whether the prefix ends before a node: it, or a layer inside its layer, must not be
+# computed once and for all.
+Ends = Callable[[Node], bool]
 
 
 class Step(NamedTuple):
     """One call of one layer, or the passage into or out of a nested model."""
 
     operation: Any
-    random: bool
+    ends: bool
     reads: list[Key]
     writes: list[Key]
     run: Callable[[dict[Key, Any]], list[Any]]
 
 
 class Graph:
-    """The steps of a functional model.
+    """The steps of a functional model, in the order in which Keras runs them.
 
     Args:
-        model: A model for which `can_open` holds.
-        random: Its random layers.
+        graph: The graph of a model, as `lane.opened` gives it.
+        ends: Whether the prefix ends before a node. A nested model for which this is
+            true is opened and its own nodes are asked; any other is one step.
 
     Attributes:
-        prefix: Steps that no random layer comes before.
-        suffix: All others.
-        frontier: What the suffix reads and the prefix computes.
-        outputs: The model's outputs, in its own flat order.
+        source: The graph that it was made of.
+        steps: The steps.
+        inputs: The keys of the model's inputs, in its own flat order.
+        outputs: The keys of its outputs.
     """
 
-    def __init__(self, model: Any, random: RandomLayers) -> None:
-        self.model = model
-        self._random = random
+    def __init__(self, graph: Any, ends: Ends) -> None:
+        self.source = graph
+        self._ends = ends
         self._calls = 0
         self._batched: dict[Key, bool] = {}
-        steps: list[Step] = []
-        scope, self.outputs = self._open(lane.opened(model), steps)
-        self.inputs = [(scope, id(x)) for x in lane.opened(model).inputs]
-        tainted: set[Key] = set()
-        self.prefix: list[Step] = []
-        self.suffix: list[Step] = []
-        for step in steps:
-            if step.random or not tainted.isdisjoint(step.reads):
-                tainted.update(step.writes)
-                self.suffix.append(step)
-            else:
-                self.prefix.append(step)
-        inside = {key for step in self.suffix for key in step.writes}
-        reads = [key for step in self.suffix for key in step.reads]
-        self.frontier = list(dict.fromkeys(k for k in reads if k not in inside))
-        self.random_outputs = [key in tainted for key in self.outputs]
-        self._writers = {key: step for step in steps for key in step.writes}
+        self.steps: list[Step] = []
+        scope, self.outputs = self._open(graph)
+        self.inputs: list[Key] = [(scope, id(x)) for x in graph.inputs]
+        self._writers = {key: step for step in self.steps for key in step.writes}
 
     def is_batched(self, key: Key) -> bool:
-        """Whether the first axis of a tensor is open, that is, the batch."""
+        """Return whether the first axis of a tensor is open, that is, the batch."""
         return self._batched[key]
 
     def last_operation(self, key: Key) -> Any:
-        """The layer or function that computes a tensor, inside nested models too."""
+        """Return the layer or function that computes a tensor, at any depth."""
         step = self._writers.get(key)
         while step is not None and step.operation is None:
             key = step.reads[step.writes.index(key)]
             step = self._writers.get(key)
         return None if step is None else step.operation
 
-    def _open(self, model: Any, steps: list[Step]) -> tuple[int, list[Key]]:
-        """Append the steps of `model` and return its call number and outputs."""
+    def _open(self, graph: Any) -> tuple[int, list[Key]]:
+        """Append the steps of a graph, and return its call number and outputs."""
         scope = self._calls
         self._calls += 1
-        for symbolic in model.inputs:
+        for symbolic in graph.inputs:
             self._batched[scope, id(symbolic)] = symbolic.shape[0] is None
-        for node in lane.nodes(model):
-            self._append(scope, node, steps)
-        return scope, [(scope, id(x)) for x in model.outputs]
+        for node in lane.nodes(graph):
+            self._append(scope, node)
+        return scope, [(scope, id(x)) for x in graph.outputs]
 
-    def _append(self, scope: int, node: Any, steps: list[Step]) -> None:
+    def _append(self, scope: int, node: Node) -> None:
         reads = [(scope, id(x)) for x in node.inputs]
         if any(key not in self._batched for key in reads):
             # What lies before an intermediate tensor that the model takes as input.
@@ -94,45 +87,100 @@ class Graph:
         writes = [(scope, id(x)) for x in node.outputs]
         for key, symbolic in zip(writes, node.outputs, strict=True):
             self._batched[key] = symbolic.shape[0] is None if symbolic.shape else False
-        # Keras 2 keeps `training=False` where a backbone was called with it, and
-        # `fit` obeys: nothing under that call was ever random.
-        random = not node.silenced and self._random.within(node.operation)
-        nested = lane.opened(node.operation) if node.plain else None
-        if nested is not None and random:
-            # The inner keys are known only after opening; entering runs before.
-            entry = len(steps)
-            inner, outputs = self._open(nested, steps)
-            entered = [(inner, id(x)) for x in nested.inputs]
-
-            def enter(values: dict[Key, Any]) -> list[Any]:
-                arguments, _ = node.arguments({k[1]: values[k] for k in reads})
-                return list(lane.standardize(nested, arguments[0]))
-
-            def leave(values: dict[Key, Any]) -> list[Any]:
-                return [values[key] for key in outputs]
-
-            steps.insert(entry, Step(_ENTRY, False, reads, entered, enter))
-            steps.append(Step(None, False, outputs, writes, leave))
+        ends = self._ends(node)
+        # A call in inference mode is kept in one piece: its mode reaches all inside.
+        opens = ends and node.plain and not node.silenced
+        nested = lane.opened(node.operation) if opens else None
+        if nested is not None:
+            self._append_nested(node, nested, reads, writes)
             return
 
         def call(values: dict[Key, Any]) -> list[Any]:
-            arguments, named = node.arguments({k[1]: values[k] for k in reads})
-            return list(lane.call(node, arguments, named))
+            return list(node.call(*node.arguments(_by_id(reads, values))))
 
-        steps.append(Step(node.operation, random, reads, writes, call))
+        self.steps.append(Step(node.operation, ends, reads, writes, call))
+
+    def _append_nested(
+        self, node: Node, nested: Any, reads: list[Key], writes: list[Key]
+    ) -> None:
+        # The inner keys are known only after opening; entering runs before.
+        entry = len(self.steps)
+        inner, outputs = self._open(nested)
+        entered = [(inner, id(x)) for x in nested.inputs]
+
+        def enter(values: dict[Key, Any]) -> list[Any]:
+            arguments, _ = node.arguments(_by_id(reads, values))
+            return list(lane.standardize(nested, arguments[0]))
+
+        def leave(values: dict[Key, Any]) -> list[Any]:
+            return [values[key] for key in outputs]
+
+        self.steps.insert(entry, Step(_ENTRY, False, reads, entered, enter))
+        self.steps.append(Step(None, False, outputs, writes, leave))
+
+
+class Cut:
+    """A graph in two parts: what can be computed once, and what comes after.
+
+    All of it is known from the graph alone, before any data.
+
+    Args:
+        graph: The graph.
+
+    Attributes:
+        graph: The graph.
+        prefix: Steps that no ending step comes before.
+        suffix: All others.
+        frontier: What the suffix reads and the prefix computes.
+        varying: Whether each output of the model, in its own flat order, is computed
+            by the suffix.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.prefix: list[Step] = []
+        self.suffix: list[Step] = []
+        after: set[Key] = set()
+        for step in graph.steps:
+            if step.ends or not after.isdisjoint(step.reads):
+                after.update(step.writes)
+                self.suffix.append(step)
+            else:
+                self.prefix.append(step)
+        reads = [key for step in self.suffix for key in step.reads]
+        self.frontier = list(dict.fromkeys(key for key in reads if key not in after))
+        self.varying = [key in after for key in graph.outputs]
+
+    def fixed_outputs(self) -> list[Key]:
+        """Return the outputs of the model that the prefix computes."""
+        return [
+            key
+            for key, varies in zip(self.graph.outputs, self.varying, strict=True)
+            if not varies
+        ]
+
+    def varying_outputs(self) -> list[Key]:
+        """Return the outputs of the model that the suffix computes."""
+        return [
+            key
+            for key, varies in zip(self.graph.outputs, self.varying, strict=True)
+            if varies
+        ]
 
 
 # Entering reads all arguments of a call at once, so it is not a plain alias.
 _ENTRY = object()
 
 
-def can_open(model: Any) -> bool:
-    """Whether `model` is a graph of layers that can be walked."""
-    return lane.opened(model) is not None
-
-
-def run(steps: list[Step], values: dict[Key, Any]) -> dict[Key, Any]:
-    """Run `steps` in order, adding what they compute to `values`."""
+def run(
+    steps: Iterable[Step], keys: Iterable[Key], values: Iterable[Any]
+) -> dict[Key, Any]:
+    """Run steps in order on the values of `keys`, and return the values of all."""
+    known = dict(zip(keys, values, strict=True))
     for step in steps:
-        values.update(zip(step.writes, step.run(values), strict=True))
-    return values
+        known.update(zip(step.writes, step.run(known), strict=True))
+    return known
+
+
+def _by_id(keys: Iterable[Key], values: dict[Key, Any]) -> dict[int, Any]:
+    return {key[1]: values[key] for key in keys}

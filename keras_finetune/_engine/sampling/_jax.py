@@ -3,55 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Every new shape is compiled again: a smaller last batch is filled up instead.
-PADS = True
+from keras_finetune._engine.sampling._interface import Arrays, Compiled
 
 
-def shape(x: Any) -> list[int]:
-    return [int(size) for size in x.shape]
+class JaxArrays(Arrays):
+    """Arrays of JAX."""
+
+    pads = True
+
+    def reshape(self, x: Any, shape: Sequence[int]) -> Any:
+        return jnp.reshape(x, shape)
+
+    def broadcast_to(self, x: Any, shape: Sequence[int]) -> Any:
+        return jnp.broadcast_to(x, shape)
+
+    def tile(self, x: Any, times: int) -> Any:
+        return jnp.tile(x, [times] + [1] * (x.ndim - 1))
+
+    def widen(self, x: Any) -> Any:
+        x = jnp.asarray(x)
+        return x.astype(jnp.float32) if x.dtype in (jnp.float16, jnp.bfloat16) else x
+
+    def is_dense(self, x: Any) -> bool:
+        return isinstance(x, (jax.Array, np.ndarray))
+
+    def tensor(self, x: Any, dtype: Any = None) -> Any:
+        return jnp.asarray(x, dtype=dtype)
+
+    def compile(self, function: Callable[..., Any]) -> Compiled:
+        return JittedFunction(function)
 
 
-def sizes(values: Any) -> list[Any]:
-    return [None if value is None else int(value) for value in values]
-
-
-def reshape(x: Any, new: Sequence[int]) -> Any:
-    return jnp.reshape(x, new)
-
-
-def broadcast_to(x: Any, new: Sequence[int]) -> Any:
-    return jnp.broadcast_to(x, new)
-
-
-def tile(x: Any, times: int) -> Any:
-    return jnp.tile(x, [times] + [1] * (x.ndim - 1))
-
-
-def widen(x: Any) -> Any:
-    x = jnp.asarray(x)
-    return x.astype(jnp.float32) if x.dtype in (jnp.float16, jnp.bfloat16) else x
-
-
-def to_numpy(x: Any) -> np.ndarray:
-    return np.asarray(x)
-
-
-def is_dense(x: Any) -> bool:
-    return isinstance(x, (jax.Array, np.ndarray))
-
-
-def tensor(x: Any, dtype: Any = None) -> Any:
-    return jnp.asarray(x, dtype=dtype)
-
-
-class Compiled:
+class JittedFunction(Compiled):
     """One `jax.jit`, compiled again for every shape. Integers are static."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -85,12 +74,3 @@ def _largest(program: Any) -> int:
             if jnp.issubdtype(getattr(value, "dtype", np.int32), jnp.floating):
                 largest = max(largest, int(value.size) * value.dtype.itemsize)
     return largest
-
-
-def scalar(value: int) -> int:
-    return value
-
-
-def seeded(seed: int) -> AbstractContextManager[None]:
-    """Layers draw with the keys that they are given, and from nothing global."""
-    return nullcontext()

@@ -10,11 +10,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from .. import keras
-from ..patches import Patch, patched
-from . import _tensorflow as array
-from ._draws import Fold, fold_draw, fold_dropout
-from ._forcing import forced, silence
+from keras_finetune._engine import keras
+from keras_finetune._engine.patches import Patch, patched
+from keras_finetune._engine.sampling._draws import Fold, fold_draw, fold_dropout
+from keras_finetune._engine.sampling._forcing import forced, silence
+from keras_finetune._engine.sampling._interface import Arrays, Lane, Node
 
 # `keras.src.engine` or `tf_keras.src.engine`: the layer class knows which.
 _engine = keras.layers.Layer.__module__.rpartition(".")[0]
@@ -24,59 +24,8 @@ _DataHandler = import_module(f"{_engine}.data_adapter").get_data_handler
 _saving = f"{_engine.rpartition('.')[0]}.saving.serialization_lib"
 _SafeModeScope = import_module(_saving).SafeModeScope
 
-# ------------------------------------------------------------------ layers of a model
 
-
-def flatten_layers(layer: Any) -> list[Any]:
-    """A layer and all layers inside it, each once."""
-    found = {id(part): part for part in layer._flatten_layers()}
-    return list(found.values())
-
-
-def call_parameters(layer: Any) -> list[str]:
-    return list(inspect.signature(layer.call).parameters)
-
-
-def symbol(layer: Any) -> str:
-    """The TensorFlow function that a layer wraps."""
-    return str(getattr(layer, "symbol", "") or "")
-
-
-def owns_generator(layer: Any) -> bool:
-    return hasattr(layer, "_random_generator")
-
-
-def variables(model: Any) -> list[Any]:
-    """What a compiled call must be given: TensorFlow sees variables by itself."""
-    return []
-
-
-def seeds(layers: Iterable[Any]) -> list[Any]:
-    """The layers that draw with a generator of their own."""
-    return [layer for layer in layers if owns_generator(layer)]
-
-
-def can_follow(layer: Any) -> bool:
-    """Whether the draws of a random layer can be keyed and folded."""
-    return any(map(owns_generator, flatten_layers(layer)))
-
-
-# ------------------------------------------------------------------ functional graphs
-
-
-def opened(model: Any) -> Any | None:
-    """The graph that a call of `model` walks, or `None` if `call` is the user's."""
-    if not isinstance(model, keras.Model):
-        return None
-    kind = type(model)
-    known = (_Functional.call, keras.Sequential.call)
-    plain = kind.call in known and kind.__call__ is keras.Model.__call__
-    return model if plain and model._is_graph_network else None
-
-
-class Node:
-    """One call of one layer."""
-
+class _Node(Node):
     def __init__(self, node: Any) -> None:
         self._node = node
         self.operation = node.layer
@@ -96,108 +45,12 @@ class Node:
             {str(key): [value] * uses for key, value in tensors.items()}
         )
 
-
-def nodes(model: Any) -> Iterator[Node]:
-    """The calls of a graph, in the order in which Keras runs them."""
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            if not node.is_input:
-                yield Node(node)
-
-
-def call(node: Node, args: Any, kwargs: Any) -> list[Any]:
-    """Call a layer in inference mode."""
-    # `training=True`, given when the model was made, would move statistics.
-    if kwargs.get("training") is not None:
-        kwargs = {**kwargs, "training": False}
-    with silence(node.silenced):
-        return tf.nest.flatten(node.operation(*args, **kwargs))
-
-
-def standardize(graph: Any, inputs: Any) -> list[Any]:
-    """Inputs in the order, rank and dtype of the graph's own."""
-    flat = graph._flatten_to_reference_inputs(inputs)
-    return [
-        graph._conform_to_reference_input(x, ref_input=symbolic)
-        for x, symbolic in zip(flat, graph.inputs, strict=True)
-    ]
-
-
-def input_names(graph: Any) -> list[str]:
-    return list(graph.input_names)
-
-
-def output_structure(graph: Any) -> Any:
-    return graph._nested_outputs
-
-
-def flatten(structure: Any) -> list[Any]:
-    return tf.nest.flatten(structure)
-
-
-def pack(structure: Any, flat: Sequence[Any]) -> Any:
-    return tf.nest.pack_sequence_as(structure, list(flat))
-
-
-def get_mask(x: Any) -> Any:
-    return getattr(x, "_keras_mask", None)
-
-
-def set_mask(x: Any, mask: Any) -> None:
-    x._keras_mask = mask
-
-
-# ----------------------------------------------------------------------------- copies
-
-
-def clone(model: Any, function: Callable[[Any], Any]) -> Any:
-    """A model of the layers that `function` gives for those of `model`."""
-    return keras.models.clone_model(model, clone_function=function)
-
-
-def trusting() -> AbstractContextManager[None]:
-    """Let a `Lambda` be made from a configuration that is in memory anyway."""
-    return _SafeModeScope(safe_mode=False)
-
-
-# --------------------------------------------------------------------------- sampling
-
-
-@contextmanager
-def isolated(
-    model: Any,
-    layers: Sequence[Any],
-    seeds: Sequence[Any],
-    keys: Any,
-    states: Sequence[tuple[Any, Any]],
-    fold: Fold | None,
-) -> Iterator[None]:
-    """Call layers so that nothing of them changes.
-
-    In inference mode Keras 2 assigns nothing. Random layers draw with a generator of
-    ours, so theirs do not advance; losses that calls add are taken off again.
-    With a `fold`, `layers` run as in training and draw with `keys`, one row a seed.
-    """
-    own = flatten_layers(model)
-    before = [(layer, list(layer._losses), list(layer._eager_losses)) for layer in own]
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(_inference(model))
-            if fold is not None:
-                stack.enter_context(patched(forced(layers)))
-                stack.enter_context(
-                    patched(
-                        Patch(layer, "_random_generator", _Draws(layer, keys[i], fold))
-                        for i, layer in enumerate(seeds)
-                    )
-                )
-            # A user's layer may hold `if tensor:`, as in Keras's own `predict`.
-            stack.enter_context(_autograph())
-            yield
-    finally:
-        for layer, losses, eager_losses in before:
-            layer._losses[:] = losses
-            layer._thread_local._eager_losses = eager_losses
+    def call(self, args: Any, kwargs: Any) -> list[Any]:
+        # `training=True`, given when the model was made, would move statistics.
+        if kwargs.get("training") is not None:
+            kwargs = {**kwargs, "training": False}
+        with silence(self.silenced):
+            return tf.nest.flatten(self.operation(*args, **kwargs))
 
 
 def _inference(model: Any) -> Any:
@@ -218,8 +71,9 @@ def _autograph() -> Any:
 class _Draws:
     """Stands for the `RandomGenerator` of a layer: stateless, keyed, folded."""
 
-    def __init__(self, layer: Any, key: Any, fold: Fold) -> None:
+    def __init__(self, layer: Any, key: Any, fold: Fold, arrays: Arrays) -> None:
         self._layer = layer
+        self._arrays = arrays
         self._key = key
         self._fold = fold
         self._count = 0
@@ -230,7 +84,7 @@ class _Draws:
 
     def dropout(self, inputs: Any, rate: Any, noise_shape: Any = None) -> Any:
         seed = self._seed()
-        noise = None if noise_shape is None else array.sizes(noise_shape)
+        noise = None if noise_shape is None else self._arrays.sizes(noise_shape)
         own = getattr(self._layer, "noise_shape", None)
         if noise is not None and own:
             # A shape that Keras turned into a tensor hides the ones in it.
@@ -241,7 +95,7 @@ class _Draws:
 
         def draw(x: Any, noise: Any) -> Any:
             if noise is not None:
-                sizes = array.shape(x)
+                sizes = self._arrays.shape(x)
                 noise = [
                     s if n is None else n for n, s in zip(noise, sizes, strict=True)
                 ]
@@ -249,7 +103,7 @@ class _Draws:
                 x, rate=rate, seed=seed, noise_shape=noise
             )
 
-        return fold_dropout(draw, inputs, noise, self._fold, array)
+        return fold_dropout(draw, inputs, noise, self._fold, self._arrays)
 
     def random_normal(
         self,
@@ -306,25 +160,122 @@ class _Draws:
             lambda new: function(new, seed=seed, dtype=dtype, **options),
             shape,
             self._fold,
-            array,
+            self._arrays,
         )
 
 
-# ------------------------------------------------------------------------------- data
+class Keras2(Lane):
+    """Keras 2.15 and `tf_keras`, on TensorFlow."""
 
+    def flatten_layers(self, layer: Any) -> list[Any]:
+        found = {id(part): part for part in layer._flatten_layers()}
+        return list(found.values())
 
-def batches(
-    model: Any, x: Any, batch_size: int, steps: int | None
-) -> tuple[Generator[Any, None, None], int | None]:
-    """The inputs batch by batch, as `predict` would read them, and how many."""
-    handler = _DataHandler(
-        x=x, batch_size=batch_size, steps_per_epoch=steps, epochs=1, model=model
-    )
+    def symbol(self, layer: Any) -> str:
+        return str(getattr(layer, "symbol", "") or "")
 
-    def read() -> Generator[Any, None, None]:
-        for _, iterator in handler.enumerate_epochs():
-            with handler.catch_stop_iteration():
-                for _ in handler.steps():
-                    yield keras.utils.unpack_x_y_sample_weight(next(iterator))[0]
+    def owns_generator(self, layer: Any) -> bool:
+        return hasattr(layer, "_random_generator")
 
-    return read(), handler.inferred_steps
+    def seeds(self, layers: Iterable[Any]) -> list[Any]:
+        return [layer for layer in layers if self.owns_generator(layer)]
+
+    def opened(self, model: Any, *, own_call: bool = False) -> Any | None:
+        if not isinstance(model, keras.Model):
+            return None
+        kind = type(model)
+        plain = kind.call in (_Functional.call, keras.Sequential.call)
+        own_call = own_call or kind.__call__ is keras.Model.__call__
+        return model if plain and own_call and model._is_graph_network else None
+
+    def nodes(self, graph: Any) -> Iterator[Node]:
+        for depth in sorted(graph._nodes_by_depth, reverse=True):
+            for node in graph._nodes_by_depth[depth]:
+                if not node.is_input:
+                    yield _Node(node)
+
+    def standardize(self, graph: Any, inputs: Any) -> list[Any]:
+        flat = graph._flatten_to_reference_inputs(inputs)
+        return [
+            graph._conform_to_reference_input(x, ref_input=symbolic)
+            for x, symbolic in zip(flat, graph.inputs, strict=True)
+        ]
+
+    def input_names(self, graph: Any) -> list[str]:
+        return list(graph.input_names)
+
+    def output_structure(self, graph: Any) -> Any:
+        return graph._nested_outputs
+
+    def flatten(self, structure: Any) -> list[Any]:
+        return tf.nest.flatten(structure)
+
+    def pack(self, structure: Any, flat: Sequence[Any]) -> Any:
+        return tf.nest.pack_sequence_as(structure, list(flat))
+
+    def get_mask(self, x: Any) -> Any:
+        return getattr(x, "_keras_mask", None)
+
+    def set_mask(self, x: Any, mask: Any) -> None:
+        x._keras_mask = mask
+
+    def clone(self, model: Any, function: Callable[[Any], Any]) -> Any:
+        return keras.models.clone_model(model, clone_function=function)
+
+    def trusting(self) -> AbstractContextManager[None]:
+        return _SafeModeScope(safe_mode=False)
+
+    @contextmanager
+    def isolated(
+        self,
+        model: Any,
+        layers: Sequence[Any],
+        named: Sequence[Any],
+        seeds: Sequence[Any],
+        keys: Any,
+        states: Sequence[tuple[Any, Any]],
+        fold: Fold | None,
+    ) -> Iterator[None]:
+        # In inference mode Keras 2 assigns nothing. Random layers draw with a generator
+        # of ours, so theirs do not advance; losses that calls add are taken off again.
+        before = [
+            (layer, list(layer._losses), list(layer._eager_losses))
+            for layer in self.flatten_layers(model)
+        ]
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(_inference(model))
+                if fold is not None:
+                    stack.enter_context(patched(forced(layers, named)))
+                    draws = [
+                        _Draws(layer, keys[i], fold, self.arrays)
+                        for i, layer in enumerate(seeds)
+                    ]
+                    stack.enter_context(
+                        patched(
+                            Patch(layer, "_random_generator", draw)
+                            for layer, draw in zip(seeds, draws, strict=True)
+                        )
+                    )
+                # A user's layer may hold `if tensor:`, as in Keras's own `predict`.
+                stack.enter_context(_autograph())
+                yield
+        finally:
+            for layer, losses, eager_losses in before:
+                layer._losses[:] = losses
+                layer._thread_local._eager_losses = eager_losses
+
+    def batches(
+        self, model: Any, x: Any, batch_size: int, steps: int | None
+    ) -> tuple[Generator[Any, None, None], int | None]:
+        handler = _DataHandler(
+            x=x, batch_size=batch_size, steps_per_epoch=steps, epochs=1, model=model
+        )
+
+        def read() -> Generator[Any, None, None]:
+            for _, iterator in handler.enumerate_epochs():
+                with handler.catch_stop_iteration():
+                    for _ in handler.steps():
+                        yield keras.utils.unpack_x_y_sample_weight(next(iterator))[0]
+
+        return read(), handler.inferred_steps

@@ -1,11 +1,34 @@
 """The Keras version and the backend that run, chosen once."""
 
-from importlib import import_module
-from types import ModuleType
+from __future__ import annotations
 
-from .. import KERAS_3, backend
+from keras_finetune._engine import KERAS_3, backend
+from keras_finetune._engine.sampling._interface import Arrays, Lane
 
-# Typed as modules: the two lanes offer the same functions, and no type checker sees
-# both Kerases at once.
-array: ModuleType = import_module(f"._{backend()}", __package__)
-lane: ModuleType = import_module("._keras3" if KERAS_3 else "._keras2", __package__)
+
+def _arrays() -> Arrays:
+    if backend() == "jax":
+        from keras_finetune._engine.sampling._jax import JaxArrays
+
+        return JaxArrays()
+    if backend() == "torch":
+        from keras_finetune._engine.sampling._torch import TorchArrays
+
+        return TorchArrays()
+    from keras_finetune._engine.sampling._tensorflow import TensorFlowArrays
+
+    return TensorFlowArrays()
+
+
+def _lane() -> Lane:
+    if KERAS_3:
+        from keras_finetune._engine.sampling._keras3 import Keras3
+
+        return Keras3(_arrays())
+    from keras_finetune._engine.sampling._keras2 import Keras2
+
+    return Keras2(_arrays())
+
+
+lane: Lane = _lane()
+array: Arrays = lane.arrays

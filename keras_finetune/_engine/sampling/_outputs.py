@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._graph import Graph
-from ._lane import lane
+from keras_finetune._engine.sampling._graph import Graph
+from keras_finetune._engine.sampling._lane import lane
 
 # The functions that make probabilities of scores.
 _ACTIVATIONS = {"softmax": "probabilities", "sigmoid": "binary"}

@@ -3,76 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-# A trace holds for every number of rows and samples, so nothing is gained by padding.
-PADS = False
+from keras_finetune._engine.sampling._interface import Arrays, Compiled
 
 
-def shape(x: Any) -> list[Any]:
-    """Sizes of a tensor: integers where they are static, else scalar tensors."""
-    dynamic = tf.shape(x)
-    return [
-        dynamic[axis] if size is None else int(size)
-        for axis, size in enumerate(x.shape)
-    ]
+class TensorFlowArrays(Arrays):
+    """Tensors of TensorFlow. A trace holds for every number of rows and samples."""
 
-
-def sizes(values: Any) -> list[Any]:
-    """A shape that a layer wrote, tensor or sequence, as `shape` gives it."""
-    if tf.is_tensor(values):
-        known = tf.get_static_value(values, partial=True)
-        parts = tf.unstack(values)
-        if known is None:
-            return list(parts)
+    def shape(self, x: Any) -> list[Any]:
+        dynamic = tf.shape(x)
         return [
-            part if size is None else int(size)
-            for part, size in zip(parts, known, strict=True)
+            dynamic[axis] if size is None else int(size)
+            for axis, size in enumerate(x.shape)
         ]
-    return [
-        value if value is None or tf.is_tensor(value) else int(value)
-        for value in values
-    ]
+
+    def sizes(self, values: Any) -> list[Any]:
+        if tf.is_tensor(values):
+            known = tf.get_static_value(values, partial=True)
+            parts = tf.unstack(values)
+            if known is None:
+                return list(parts)
+            return [
+                part if size is None else int(size)
+                for part, size in zip(parts, known, strict=True)
+            ]
+        return [
+            value if value is None or tf.is_tensor(value) else int(value)
+            for value in values
+        ]
+
+    def reshape(self, x: Any, shape: Sequence[Any]) -> Any:
+        return tf.reshape(x, shape)
+
+    def broadcast_to(self, x: Any, shape: Sequence[Any]) -> Any:
+        return tf.broadcast_to(x, shape)
+
+    def tile(self, x: Any, times: Any) -> Any:
+        return tf.tile(x, [times] + [1] * (len(x.shape) - 1))
+
+    def widen(self, x: Any) -> Any:
+        x = tf.convert_to_tensor(x)
+        return tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
+
+    def is_dense(self, x: Any) -> bool:
+        return isinstance(x, (tf.Tensor, tf.Variable, np.ndarray))
+
+    def tensor(self, x: Any, dtype: Any = None) -> Any:
+        if isinstance(x, (tf.RaggedTensor, tf.SparseTensor)):
+            return x
+        return tf.convert_to_tensor(x, dtype=dtype)
+
+    def compile(self, function: Callable[..., Any]) -> Compiled:
+        return TracedFunction(function)
+
+    def scalar(self, value: int) -> Any:
+        return tf.constant(value, tf.int32)
 
 
-def reshape(x: Any, new: Sequence[Any]) -> Any:
-    return tf.reshape(x, new)
-
-
-def broadcast_to(x: Any, new: Sequence[Any]) -> Any:
-    return tf.broadcast_to(x, new)
-
-
-def tile(x: Any, times: Any) -> Any:
-    """`times` copies of a batch, one after the other."""
-    return tf.tile(x, [times] + [1] * (len(x.shape) - 1))
-
-
-def widen(x: Any) -> Any:
-    """Half precision as float32, everything else as it is."""
-    x = tf.convert_to_tensor(x)
-    return tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
-
-
-def to_numpy(x: Any) -> np.ndarray:
-    return np.asarray(x)
-
-
-def is_dense(x: Any) -> bool:
-    return isinstance(x, (tf.Tensor, tf.Variable, np.ndarray))
-
-
-def tensor(x: Any, dtype: Any = None) -> Any:
-    if isinstance(x, (tf.RaggedTensor, tf.SparseTensor)):
-        return x
-    return tf.convert_to_tensor(x, dtype=dtype)
-
-
-class Compiled:
+class TracedFunction(Compiled):
     """One `tf.function`, traced for an unknown number of rows and of samples."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -95,7 +87,8 @@ class Compiled:
     def largest(self, *arguments: Any, rows: int, batched: Any = None) -> int:
         """Bytes of the largest batched tensor that one sample of a batch computes."""
         graph = self.trace(*arguments, batched=batched).graph
-        seen = [np.shape(x) for x in tf.nest.flatten(list(arguments))]
+        given = tf.nest.flatten(list(arguments))
+        seen = [np.shape(x) for x in given if isinstance(x, (int, tf.Tensor))]
         # An axis whose size is open inside the graph, such as time, is taken to be
         # as long as the longest axis that comes in.
         longest = max([size for dims in seen for size in dims[1:]] or [1])
@@ -122,12 +115,3 @@ def _spec(x: Any, batched: bool) -> Any:
     if batched:
         dims[0] = None
     return tf.TensorSpec(dims, x.dtype)
-
-
-def scalar(value: int) -> Any:
-    return tf.constant(value, tf.int32)
-
-
-def seeded(seed: int) -> AbstractContextManager[None]:
-    """Layers draw with the keys that they are given, and from nothing global."""
-    return nullcontext()

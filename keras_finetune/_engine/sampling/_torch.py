@@ -10,48 +10,48 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-PADS = False
+from keras_finetune._engine.sampling._interface import Arrays, Compiled
 
 
-def shape(x: Any) -> list[int]:
-    return [int(size) for size in x.shape]
+class TorchArrays(Arrays):
+    """Tensors of PyTorch."""
+
+    def reshape(self, x: Any, shape: Sequence[int]) -> Any:
+        return x.reshape(tuple(shape))
+
+    def broadcast_to(self, x: Any, shape: Sequence[int]) -> Any:
+        return torch.broadcast_to(x, tuple(shape))
+
+    def tile(self, x: Any, times: int) -> Any:
+        return x.repeat(times, *[1] * (x.ndim - 1))
+
+    def widen(self, x: Any) -> Any:
+        return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+    def to_numpy(self, x: Any) -> np.ndarray:
+        return x.detach().cpu().numpy()
+
+    def is_dense(self, x: Any) -> bool:
+        return isinstance(x, (torch.Tensor, np.ndarray))
+
+    def tensor(self, x: Any, dtype: Any = None) -> Any:
+        from keras import ops
+
+        return ops.convert_to_tensor(x, dtype=dtype)
+
+    def compile(self, function: Callable[..., Any]) -> Compiled:
+        return EagerFunction(function)
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        # Keras draws from the global generator where a dropout layer was given no
+        # seed; it has no other fast way.
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
 
 
-def sizes(values: Any) -> list[Any]:
-    return [None if value is None else int(value) for value in values]
-
-
-def reshape(x: Any, new: Sequence[int]) -> Any:
-    return x.reshape(tuple(new))
-
-
-def broadcast_to(x: Any, new: Sequence[int]) -> Any:
-    return torch.broadcast_to(x, tuple(new))
-
-
-def tile(x: Any, times: int) -> Any:
-    return x.repeat(times, *[1] * (x.ndim - 1))
-
-
-def widen(x: Any) -> Any:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def to_numpy(x: Any) -> np.ndarray:
-    return x.detach().cpu().numpy()
-
-
-def is_dense(x: Any) -> bool:
-    return isinstance(x, (torch.Tensor, np.ndarray))
-
-
-def tensor(x: Any, dtype: Any = None) -> Any:
-    from keras import ops
-
-    return ops.convert_to_tensor(x, dtype=dtype)
-
-
-class Compiled:
+class EagerFunction(Compiled):
     """A call without gradients."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -89,19 +89,3 @@ def _is_view(result: Any, arguments: Any) -> bool:
         isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() == storage
         for x in arguments
     )
-
-
-def scalar(value: int) -> int:
-    return value
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generator for a block.
-
-    Keras draws from it where a dropout layer was given no seed; it has no other fast
-    way.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .. import keras
-from ._lane import lane
-from ._random import is_random
+from keras_finetune._engine import keras
+from keras_finetune._engine.sampling._lane import lane
+from keras_finetune._engine.sampling._random import is_random
 
 
 def flatten_layers(model: Any) -> list[Any]:
@@ -140,7 +140,10 @@ def _rebuild(model: Any) -> Any:
         made = _from_config(model)
         if not made.built:
             made.build_from_config(model.get_build_config())
-        for old, new in zip(flatten_layers(model), flatten_layers(made), strict=True):
+        # A layer may make helpers without weights when it first sees data, as the
+        # preprocessors of KerasHub do.
+        pairs = zip(_with_weights(model), _with_weights(made), strict=True)
+        for old, new in pairs:
             new.trainable = old.trainable
         shapes = [tuple(weight.shape) for weight in made.weights]
     except Exception as error:
@@ -148,6 +151,10 @@ def _rebuild(model: Any) -> Any:
     if shapes != [tuple(weight.shape) for weight in model.weights]:
         raise _not_rebuilt(model, "its configuration does not give the same weights")
     return made
+
+
+def _with_weights(model: Any) -> list[Any]:
+    return [layer for layer in flatten_layers(model) if layer.weights]
 
 
 def _not_rebuilt(model: Any, reason: str) -> ValueError:

@@ -1,0 +1,242 @@
+"""What sampling asks of a Keras and of a backend: every question once.
+
+`Lane` is implemented for Keras 2 and for Keras 3, `Arrays` and `Compiled` for each
+backend. A question that has a harmless answer has it here; dropping a Keras or a
+backend is deleting its implementation.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from keras_finetune._engine.sampling._draws import Fold
+
+# ------------------------------------------------------------------------- backends
+
+
+class Compiled(ABC):
+    """A function of lists of tensors that is traced once and called often.
+
+    `batched` marks, in the structure of the arguments, the tensors whose first axis
+    is the batch and may have another size in the next call.
+    """
+
+    @abstractmethod
+    def __call__(self, *arguments: Any, batched: Any = None) -> Any:
+        """Call the function. Integers among the arguments are constants."""
+
+    @abstractmethod
+    def largest(self, *arguments: Any, rows: int, batched: Any = None) -> int:
+        """Trace, and return the bytes of the largest tensor a sample computes."""
+
+
+class Arrays(ABC):
+    """The few things that are done to tensors themselves."""
+
+    # Whether each new shape is compiled again, so that a smaller last batch is
+    # better filled up.
+    pads: bool = False
+
+    @abstractmethod
+    def compile(self, function: Callable[..., Any]) -> Compiled:
+        """Return `function`, compiled as the backend does it."""
+
+    def shape(self, x: Any) -> list[Any]:
+        """Return the sizes of a tensor: integers where static, else scalar tensors."""
+        return [int(size) for size in x.shape]
+
+    def sizes(self, values: Any) -> list[Any]:
+        """Return a shape that a layer wrote, in whatever form, as `shape` does."""
+        return [None if value is None else int(value) for value in values]
+
+    @abstractmethod
+    def reshape(self, x: Any, shape: Sequence[Any]) -> Any:
+        """Return `x` in another shape."""
+
+    @abstractmethod
+    def broadcast_to(self, x: Any, shape: Sequence[Any]) -> Any:
+        """Return `x`, its axes of size 1 repeated."""
+
+    @abstractmethod
+    def tile(self, x: Any, times: Any) -> Any:
+        """Return `times` copies of a batch, one after the other."""
+
+    @abstractmethod
+    def widen(self, x: Any) -> Any:
+        """Return half precision as float32, everything else as it is."""
+
+    @abstractmethod
+    def tensor(self, x: Any, dtype: Any = None) -> Any:
+        """Return an array as a tensor of the backend."""
+
+    @abstractmethod
+    def is_dense(self, x: Any) -> bool:
+        """Return whether `x` is an ordinary tensor, neither ragged nor sparse."""
+
+    def to_numpy(self, x: Any) -> np.ndarray:
+        """Return a tensor as a NumPy array."""
+        return np.asarray(x)
+
+    def scalar(self, value: int) -> Any:
+        """Return a number that a compiled call leaves open, where it can."""
+        return value
+
+    def seeded(self, seed: int) -> AbstractContextManager[None]:
+        """Return a block in which draws of a global generator are repeatable."""
+        return nullcontext()
+
+
+# --------------------------------------------------------------------------- Kerases
+
+
+class Node(ABC):
+    """One call of one layer in a functional model.
+
+    Attributes:
+        operation: The layer, or the function of the framework.
+        inputs: The symbolic tensors that it reads.
+        outputs: The symbolic tensors that it computes, flat.
+        plain: Whether a nested model is called with its inputs and nothing else.
+        silenced: Whether the call was made with a `training=False` that `fit` obeys.
+    """
+
+    operation: Any
+    inputs: Sequence[Any]
+    outputs: Sequence[Any]
+    plain: bool
+    silenced: bool = False
+
+    @abstractmethod
+    def arguments(self, tensors: dict[int, Any]) -> tuple[Any, Any]:
+        """Return the arguments of the call, with tensors for symbolic ones by `id`."""
+
+    @abstractmethod
+    def call(self, args: Any, kwargs: Any) -> list[Any]:
+        """Call the layer in inference mode, and return its flat outputs."""
+
+
+class Lane(ABC):
+    """A Keras, as sampling sees it."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays = arrays
+
+    # Layers of a model
+
+    @abstractmethod
+    def flatten_layers(self, layer: Any) -> list[Any]:
+        """Return a layer and all layers inside it, each once."""
+
+    def call_parameters(self, layer: Any) -> list[str]:
+        """Return the names of the parameters of a layer's `call`."""
+        return list(inspect.signature(layer.call).parameters)
+
+    def symbol(self, layer: Any) -> str:
+        """Return the name of the framework function that a layer wraps, or `""`."""
+        return ""
+
+    @abstractmethod
+    def owns_generator(self, layer: Any) -> bool:
+        """Return whether a layer draws with a generator of its own."""
+
+    @abstractmethod
+    def seeds(self, layers: Iterable[Any]) -> list[Any]:
+        """Return what `isolated` takes a key for: generators, or their layers."""
+
+    def can_follow(self, layer: Any) -> bool:
+        """Return whether the draws of a random layer can be keyed and folded."""
+        return any(map(self.owns_generator, self.flatten_layers(layer)))
+
+    def variables(self, model: Any) -> list[Any]:
+        """Return the variables that a compiled call must be given explicitly."""
+        return []
+
+    # Functional graphs
+
+    @abstractmethod
+    def opened(self, model: Any, *, own_call: bool = False) -> Any | None:
+        """Return the graph that a call of `model` walks, or `None`.
+
+        `None` where `call`, or without `own_call` also `__call__`, is the user's.
+        """
+
+    @abstractmethod
+    def nodes(self, graph: Any) -> Iterator[Node]:
+        """Yield the calls of a graph, in the order in which Keras runs them."""
+
+    @abstractmethod
+    def standardize(self, graph: Any, inputs: Any) -> list[Any]:
+        """Return inputs in the order, rank and dtype of the graph's own."""
+
+    @abstractmethod
+    def input_names(self, graph: Any) -> list[str]:
+        """Return the names of a graph's inputs."""
+
+    @abstractmethod
+    def output_structure(self, graph: Any) -> Any:
+        """Return what a call of the graph returns, with symbolic tensors."""
+
+    @abstractmethod
+    def flatten(self, structure: Any) -> list[Any]:
+        """Return the leaves of a structure, in the order of Keras."""
+
+    @abstractmethod
+    def pack(self, structure: Any, flat: Sequence[Any]) -> Any:
+        """Return leaves in a structure."""
+
+    @abstractmethod
+    def get_mask(self, x: Any) -> Any:
+        """Return the mask that Keras carries on a tensor, or `None`."""
+
+    @abstractmethod
+    def set_mask(self, x: Any, mask: Any) -> None:
+        """Put a mask on a tensor."""
+
+    # Copies
+
+    @abstractmethod
+    def clone(self, model: Any, function: Callable[[Any], Any]) -> Any:
+        """Return a model of the layers that `function` gives for those of `model`."""
+
+    @abstractmethod
+    def trusting(self) -> AbstractContextManager[None]:
+        """Return a block in which a `Lambda` is made from its configuration."""
+
+    # Sampling
+
+    @abstractmethod
+    def isolated(
+        self,
+        model: Any,
+        layers: Sequence[Any],
+        named: Sequence[Any],
+        seeds: Sequence[Any],
+        keys: Any,
+        states: Sequence[tuple[Any, Any]],
+        fold: Fold | None,
+    ) -> AbstractContextManager[None]:
+        """Return a block in which layers are called and nothing of them changes.
+
+        With a `fold`, `layers` run as in training, `named` ones even inside a call
+        that was made in inference mode, and draw with `keys`, one row a seed.
+        `states` are pairs of a variable and the value that it has in the block.
+        """
+
+    def predict_step(self, model: Any, x: Any) -> Any:
+        """Call the model's own `predict_step` on one batch of inputs."""
+        return model.predict_step((x,))
+
+    # Data
+
+    @abstractmethod
+    def batches(
+        self, model: Any, x: Any, batch_size: int, steps: int | None
+    ) -> tuple[Generator[Any, None, None], int | None]:
+        """Return inputs batch by batch as `predict` reads them, and how many."""
