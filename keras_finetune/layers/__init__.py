@@ -1,11 +1,13 @@
-from .convert_dropout import convert_dropout
-from .mc_alpha_dropout import MCAlphaDropout
-from .mc_dropout import MCDropout
-from .mc_gaussian_dropout import MCGaussianDropout
-from .mc_gaussian_noise import MCGaussianNoise
-from .mc_spatial_dropout1d import MCSpatialDropout1D
-from .mc_spatial_dropout2d import MCSpatialDropout2D
-from .mc_spatial_dropout3d import MCSpatialDropout3D
+from keras_finetune.layers.convert_dropout import convert_dropout
+from keras_finetune.layers.mc_alpha_dropout import MCAlphaDropout
+from keras_finetune.layers.mc_dropout import MCDropout
+from keras_finetune.layers.mc_gaussian_dropout import MCGaussianDropout
+from keras_finetune.layers.mc_gaussian_noise import MCGaussianNoise
+from keras_finetune.layers.mc_spatial_dropout import (
+    MCSpatialDropout1D,
+    MCSpatialDropout2D,
+    MCSpatialDropout3D,
+)
 
 __all__ = [
     "MCAlphaDropout",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import _checks
+from keras_finetune import _checks
 
 
 class MonteCarlo:

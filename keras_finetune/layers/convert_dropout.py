@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from .. import _checks
-from .._engine import keras
-from .._engine.sampling import conversion
-from .mc_alpha_dropout import MCAlphaDropout
-from .mc_dropout import MCDropout
-from .mc_gaussian_dropout import MCGaussianDropout
-from .mc_gaussian_noise import MCGaussianNoise
-from .mc_spatial_dropout1d import MCSpatialDropout1D
-from .mc_spatial_dropout2d import MCSpatialDropout2D
-from .mc_spatial_dropout3d import MCSpatialDropout3D
+from keras_finetune import _checks
+from keras_finetune._engine import keras
+from keras_finetune._engine.sampling import conversion
+from keras_finetune.layers.mc_alpha_dropout import MCAlphaDropout
+from keras_finetune.layers.mc_dropout import MCDropout
+from keras_finetune.layers.mc_gaussian_dropout import MCGaussianDropout
+from keras_finetune.layers.mc_gaussian_noise import MCGaussianNoise
+from keras_finetune.layers.mc_spatial_dropout import (
+    MCSpatialDropout1D,
+    MCSpatialDropout2D,
+    MCSpatialDropout3D,
+)
 
 _PAIRS = (
     (keras.layers.Dropout, MCDropout),
@@ -27,10 +29,16 @@ _PAIRS = (
 )
 
 
+_Model = TypeVar("_Model")
+
+
 def convert_dropout(
-    model: Any, to: str = "mc", weights: str = "copy", inplace: bool = False
-) -> Any:
-    """A model with its dropout layers exchanged for Monte Carlo ones, or back.
+    model: _Model,
+    to: Literal["mc", "standard"] = "mc",
+    weights: Literal["copy", "share"] = "copy",
+    inplace: bool = False,
+) -> _Model:
+    """Return a model with Monte Carlo dropout in place of Keras's, or back.
 
     Names, rates, seeds and all other layers stay as they are: converting there and
     back gives the same model. Nested models and wrappers are converted at any depth.
@@ -83,8 +91,8 @@ def convert_dropout(
     if to == "standard":
         table = {new: old for old, new in _PAIRS}
     _check_layers(model, table)
+    converted: Any = model
     if inplace:
-        converted = model
         conversion.exchange(model, table)
         conversion.forget_compiled_functions(model)
     elif weights == "copy":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._engine import keras
-from ._monte_carlo import MonteCarlo, check_rate
+from keras_finetune._engine import keras
+from keras_finetune.layers._monte_carlo import MonteCarlo, check_rate
 
 
 @keras.saving.register_keras_serializable(package="keras_finetune")

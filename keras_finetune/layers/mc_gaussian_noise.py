@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import _checks
-from .._engine import keras
-from ._monte_carlo import MonteCarlo
+from keras_finetune import _checks
+from keras_finetune._engine import keras
+from keras_finetune.layers._monte_carlo import MonteCarlo
 
 
 @keras.saving.register_keras_serializable(package="keras_finetune")

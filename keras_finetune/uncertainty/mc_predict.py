@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from itertools import chain
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -14,20 +15,54 @@ from keras_finetune._engine import sampling
 from keras_finetune.uncertainty import _streams
 from keras_finetune.uncertainty.mc_prediction import MCPrediction
 
+# What an output stands for, see `MCPrediction`.
+Kind = Literal["auto", "probabilities", "logits", "binary", "binary_logits", "values"]
 
+
+# A model of several outputs gives its own structure, which no annotation can know:
+# `| Any` lets `isinstance` narrow it, and a list of kinds says that there are several.
+@overload
+def mc_predict(
+    model: Any,
+    x: Any,
+    samples: int = ...,
+    batch_size: int | None = ...,
+    seed: int | None = ...,
+    masks: Literal["independent", "shared"] = ...,
+    keep_samples: bool = ...,
+    verbose: Literal["auto", 0, 1, 2] = ...,
+    output: Kind = ...,
+    random_layers: Iterable[Any] = ...,
+    steps: int | None = ...,
+) -> MCPrediction | Any: ...
+@overload
+def mc_predict(
+    model: Any,
+    x: Any,
+    samples: int = ...,
+    batch_size: int | None = ...,
+    seed: int | None = ...,
+    masks: Literal["independent", "shared"] = ...,
+    keep_samples: bool = ...,
+    verbose: Literal["auto", 0, 1, 2] = ...,
+    *,
+    output: Sequence[Kind],
+    random_layers: Iterable[Any] = ...,
+    steps: int | None = ...,
+) -> Any: ...
 def mc_predict(
     model: Any,
     x: Any,
     samples: int = 100,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int | None = None,
-    masks: str = "independent",
+    masks: Literal["independent", "shared"] = "independent",
     keep_samples: bool = False,
-    verbose: str | int = "auto",
-    output: Any = "auto",
-    random_layers: Any = (),
+    verbose: Literal["auto", 0, 1, 2] = "auto",
+    output: Kind | Sequence[Kind] = "auto",
+    random_layers: Iterable[Any] = (),
     steps: int | None = None,
-) -> Any:
+) -> MCPrediction | Any:
     """Predict many times with the random layers of a trained model active.
 
     Only layers that are random by design are active: dropout and noise of any kind,
@@ -49,10 +84,14 @@ def mc_predict(
 
     Args:
         model: A trained Keras model. It need not be compiled.
-        x: Inputs, as `Model.predict` takes them: an array, a list or dict of arrays,
-            a dataset, `PyDataset` or `Sequence`, or a generator.
+        x: Inputs, as `model.predict` takes them: an array, a list or dict of arrays,
+            a dataset, `PyDataset` or `Sequence`, or a generator. Where the class of
+            the model prepares them in a `predict`, `predict_step` or `call` of its
+            own, as a task of KerasHub does with raw strings, they are prepared in the
+            same way.
         samples: Number of samples `T`.
-        batch_size: Inputs a batch. Of no effect where `x` comes in batches.
+        batch_size: Inputs a batch, `None` for 32. Of no effect where `x` comes in
+            batches.
         seed: Integer that makes the draw repeatable, or `None` for a new one each
             time (from Python's `random`, which `keras.utils.set_random_seed` sets).
             The draw depends on `samples` and `batch_size` too, and on the backend.
@@ -68,7 +107,9 @@ def mc_predict(
             the compiled loss, then by whether rows sum to 1.
         random_layers: Further layers of the model, or their names, that are random in
             training although Keras cannot know. One that draws without a generator of
-            Keras is sampled one pass at a time, and its draw is not repeatable.
+            Keras is sampled one pass at a time, and its draw is not repeatable. On
+            Keras 2, layers inside a call with `training=False`, as of a backbone, are
+            sampled only if they are named here: `fit` does not make them random.
         steps: Number of batches to read from `x`, `None` for all.
 
     Returns:
@@ -78,7 +119,8 @@ def mc_predict(
     Raises:
         TypeError: If an argument has a wrong type.
         ValueError: If an argument has a wrong value, if no layer of the model is
-            random, if the inputs do not fit the model, or if an output is NaN.
+            random, if the inputs do not fit the model, if its `predict` does more
+            than prepare them, or if an output is NaN.
 
     Example:
 
@@ -102,11 +144,13 @@ def mc_predict(
       (Gal & Ghahramani, 2016)
     """
     samples = _checks.integer("samples", samples, minimum=1)
-    batch_size = _checks.integer("batch_size", batch_size, minimum=1)
-    if seed is not None:
-        seed = _checks.integer("seed", seed, minimum=0)
-    if steps is not None:
-        steps = _checks.integer("steps", steps, minimum=1)
+    for name, value, minimum in (
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+        ("steps", steps, 1),
+    ):
+        if value is not None:
+            _checks.integer(name, value, minimum=minimum)
     _checks.choice("masks", masks, ("independent", "shared"))
     _checks.choice("keep_samples", keep_samples, (True, False))
     _checks.choice("verbose", verbose, ("auto", 0, 1, 2))
@@ -195,8 +239,7 @@ def _kinds(outputs: list[np.ndarray], told: list[str | None], output: Any) -> li
 
 
 def _check_output(output: Any) -> None:
-    several = isinstance(output, (list, tuple))
-    for kind in output if several else [output]:
+    for kind in output if isinstance(output, (list, tuple)) else [output]:
         _checks.choice("output", kind, ("auto", *_streams.KINDS))
 
 

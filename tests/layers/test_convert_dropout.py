@@ -197,6 +197,46 @@ def test_all_kinds_are_converted():
     assert converted == {name for name in ours.__all__ if name.startswith("MC")}
 
 
+class Lazy(layers.Layer):
+    """Makes a helper when it first sees data, as a preprocessor of KerasHub does."""
+
+    def build(self, input_shape):
+        self.helper = layers.Rescaling(2.0)
+
+    def call(self, inputs):
+        return self.helper(inputs)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Task(keras.Model):
+    def __init__(self, **kwargs):
+        inputs = keras.Input((8,))
+        body = layers.Dense(4, name="body")
+        x = layers.Dropout(0.5)(body(inputs))
+        super().__init__(inputs, layers.Dense(2)(x), **kwargs)
+        self.preprocessor = Lazy()
+
+    def get_config(self):
+        return {"name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def test_a_layer_that_a_preprocessor_made_late_is_no_hindrance():
+    model = Task()
+    model.get_layer("body").trainable = False
+    before = len(kinds(model))
+    model.preprocessor(X)
+    assert len(kinds(model)) > before
+    converted = convert_dropout(model)
+    assert "MCDropout" in kinds(converted)
+    assert not converted.get_layer("body").trainable
+    for mine, theirs in zip(converted.get_weights(), model.get_weights()):
+        np.testing.assert_array_equal(mine, theirs)
+
+
 def test_what_a_file_does_not_keep_is_named():
     inputs = keras.Input((4, 6))
     x = layers.MultiHeadAttention(1, 2, dropout=0.5)(inputs, inputs)

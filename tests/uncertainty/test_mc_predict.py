@@ -1,5 +1,7 @@
 """`mc_predict`: what is random, what is not, and that every kind of input works."""
 
+import copy
+import pickle
 import random
 import warnings
 
@@ -364,6 +366,149 @@ def test_inside_a_fit_it_sees_the_weights_of_the_moment_and_disturbs_nothing():
     np.testing.assert_array_equal(found[-1], predict(watched).mean)
 
 
+# What `predict` does to its inputs
+
+
+def task(rate=1e-6, **methods):
+    """A functional model of a class that prepares its inputs, as KerasHub's tasks do.
+
+    Dropout is so rare that its samples are what `predict` gives.
+    """
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((8,))
+    x = layers.Dropout(rate)(layers.Dense(16, activation="relu")(inputs))
+    outputs = layers.Dense(3, activation="softmax")(x)
+    return type("Task", (keras.Model,), methods)(inputs, outputs, name="task")
+
+
+def lengths(x):
+    """Strings as numbers: what no layer of the model could do."""
+    table = {"short": 0.5, "longer": 2.0}
+    return np.array([[table[word]] * 8 for word in x], "float32")
+
+
+WORDS = ["short", "longer", "short"]
+
+
+def prepares_in_predict(self, x, batch_size=None, **options):
+    return keras.Model.predict(self, x=lengths(x), batch_size=batch_size, **options)
+
+
+def refuses_strings(self, *args, **kwargs):
+    if isinstance(args[0], list):
+        raise ValueError("strings")
+    return super(type(self), self).__call__(*args, **kwargs)
+
+
+def test_a_task_predicts_what_its_predict_prepares():
+    made = task(predict=prepares_in_predict, __call__=refuses_strings)
+    prediction = predict(made, WORDS)
+    np.testing.assert_allclose(
+        prediction.mean, made.predict(WORDS, verbose=0), rtol=1e-5
+    )
+    # Neither override stands in the way of the cut.
+    assert prediction.method == "prefix once"
+    # Keras's own methods are back in place.
+    assert "marker" not in repr(vars(keras.Model).get("predict"))
+    plain = classifier()
+    assert plain.predict(X, verbose=0).shape == (10, 3)
+
+
+def scales_in_the_step(self, *args):
+    *state, data = args
+    x = keras.utils.unpack_x_y_sample_weight(data)[0]
+    return super(type(self), self).predict_step(*state, (10.0 * x,))
+
+
+def scales_in_call(self, inputs, training=None, mask=None):
+    return super(type(self), self).call(10.0 * inputs, training=training)
+
+
+def scales_in_dunder_call(self, inputs, **options):
+    return super(type(self), self).__call__(10.0 * inputs, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("predict_step", scales_in_the_step),
+        ("call", scales_in_call),
+        ("__call__", scales_in_dunder_call),
+    ],
+    ids=["predict_step", "call", "dunder_call"],
+)
+def test_what_a_class_does_inside_a_step_is_sampled_with_it(name, method):
+    made = task(**{name: method})
+    prediction = predict(made)
+    expected = made.predict(X, verbose=0)
+    np.testing.assert_allclose(prediction.mean, expected, rtol=1e-4)
+    plain = task().predict(X, verbose=0)
+    assert np.abs(plain - expected).max() > 0.01
+    assert prediction.method == "whole model"
+    assert predict(task(0.5, **{name: method})).std.max() > 0
+
+
+def changes_outputs(self, x, **options):
+    return np.round(keras.Model.predict(self, x, **options))
+
+
+def predicts_twice(self, x, **options):
+    keras.Model.predict(self, x, **options)
+    return keras.Model.predict(self, x, **options)
+
+
+def calls_itself(self, x, **options):
+    return np.asarray(self(x))
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        {"predict": changes_outputs},
+        {"predict": predicts_twice},
+        {"predict": calls_itself},
+        {"make_predict_function": lambda self, force=False: None},
+    ],
+    ids=["outputs", "twice", "itself", "function"],
+)
+def test_a_predict_that_cannot_be_followed_is_refused(methods):
+    made = task(**methods)
+    with pytest.raises(ValueError, match=r"`model`.*keras\.Model\(model.*class Task"):
+        predict(made)
+    # And the way out is one.
+    assert predict(keras.Model(made.inputs, made.outputs)).mean.shape == (10, 3)
+
+
+@pytest.mark.keras2
+def test_dropout_that_fit_leaves_off_is_not_sampled_in_silence():
+    backbone = classifier()
+    inputs = keras.Input((8,))
+    made = keras.Model(inputs, layers.Dense(2)(backbone(inputs, training=False)))
+    with pytest.raises(ValueError, match="`training=False`.*`random_layers=.*'dropout"):
+        predict(made)
+    (name,) = (x.name for x in backbone.layers if isinstance(x, layers.Dropout))
+    assert predict(made, random_layers=[name]).std.min() > 0
+
+
+# Copies
+
+
+def test_a_model_that_was_sampled_is_copied_and_saved_as_ever(tmp_path):
+    made = classifier()
+    predict(made)
+    expected = made.predict(X, verbose=0)
+    made.save(tmp_path / "model.keras")
+    for copied in (
+        copy.deepcopy(made),
+        pickle.loads(pickle.dumps(made)),
+        keras.saving.load_model(tmp_path / "model.keras"),
+    ):
+        # Samplers would hold on to the layers of the model that they were made for.
+        assert not copied.__dict__.get("_keras_finetune_samplers")
+        np.testing.assert_allclose(copied.predict(X, verbose=0), expected, rtol=1e-6)
+        np.testing.assert_array_equal(predict(copied).mean, predict(made).mean)
+
+
 # Inputs
 
 
@@ -586,6 +731,36 @@ def test_wrong_inputs_are_refused():
         predict(made, object())
     with pytest.raises(ValueError, match=r"4|shape|incompatible"):
         predict(made, [X[:, :4], X])
+
+
+def test_inputs_without_a_batch_axis_are_refused(model):
+    for x in (X[0], X[:, :5], X[..., np.newaxis, np.newaxis]):
+        with pytest.raises(ValueError, match=r"`x`.*\(rows, 8\).*Received: a batch of"):
+            predict(model, x)
+    with pytest.raises(ValueError, match="`x`.*no targets.*Received: a tuple of 2"):
+        predict(model, (X, np.zeros(10)))
+    by_name = {"one": X, "another": X[:, :3]}
+    with pytest.raises(ValueError, match=r"`x`.*'another'.*Received.*\(4, 3\)"):
+        predict(two_inputs(), by_name)
+
+
+@pytest.mark.backend("tensorflow")
+def test_a_dataset_that_is_not_batched_is_refused(model):
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices(X)
+    with pytest.raises(ValueError, match=r"`x`.*`\.batch\(\)`.*Received: a batch"):
+        predict(model, data)
+    numbers = tf.data.Dataset.from_tensor_slices(X[:, 0])
+    with pytest.raises(ValueError, match="`x`.*the batch axis first.*Received"):
+        predict(model, numbers)
+
+
+def test_arrays_are_read_as_predict_reads_them(model, expected):
+    wide = X.astype("float64")
+    np.testing.assert_array_equal(predict(model, wide).mean, expected)
+    np.testing.assert_array_equal(predict(model, [wide]).mean, expected)
+    np.testing.assert_array_equal(predict(model, X, steps=2).mean, expected[:8])
 
 
 def test_nan_is_refused_and_the_model_left_as_it_was():

@@ -50,12 +50,11 @@ def check(graph: Any | None, x: Any) -> list[Any]:
     """
     flat = lane.flatten(x)
     for part in flat:
-        if not getattr(part, "shape", ()):
-            shape = getattr(part, "shape", None)
+        if not tuple(getattr(part, "shape", ())):
             raise ValueError(
-                "Argument `x` must yield batches of arrays, the batch axis first. "
-                "Received: "
-                + (type(part).__name__ if shape is None else "a scalar in its place")
+                "Argument `x` must yield batches of arrays, the batch axis first; give "
+                "a dataset this axis with `.batch()`. Received: a single "
+                f"{type(part).__name__}"
             )
     if graph is None:
         return flat

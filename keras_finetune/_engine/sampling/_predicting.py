@@ -67,6 +67,12 @@ def prepared(model: Any, x: Any, batch_size: int | None, steps: int | None) -> I
             returned = model.predict(x, **options)
     except _CallsItself:
         raise _not_followed(model, "`predict`", "calls the model itself") from None
+    except Exception as error:
+        if not received:
+            raise
+        # The marker is nothing that outputs are computed of.
+        reason = f"does more than prepare its inputs ({error})"
+        raise _not_followed(model, "`predict`", reason) from error
     if returned is not marker or len(received) != 1:
         raise _not_followed(model, "`predict`", "does more than prepare its inputs")
     arguments = received[0].arguments
@@ -80,20 +86,19 @@ def hands_on(model: Any, x: Any) -> bool:
     if not overrides(model, "__call__"):
         return True
     marker = object()
-    received: list[tuple[Any, ...]] = []
+    received: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def take_down(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        received.append((*args, *kwargs.values()))
+        received.append((args, kwargs))
         return marker
 
     with _replaced(model, "__call__", take_down):
-        returned = model(x)
-    return (
-        returned is marker
-        and len(received) == 1
-        and len(received[0]) == 1
-        and received[0][0] is x
-    )
+        returned = model(x, training=False)
+    if returned is not marker or len(received) != 1:
+        return False
+    args, kwargs = received[0]
+    same = len(args) == 1 and args[0] is x
+    return same and kwargs in ({}, {"training": False})
 
 
 @contextmanager
