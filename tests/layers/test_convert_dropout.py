@@ -1,6 +1,7 @@
 """Converted models: the same but for their dropout, and back again the same."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,6 +207,14 @@ class Lazy(layers.Layer):
     def call(self, inputs):
         return self.helper(inputs)
 
+    words = ()
+
+    def save_assets(self, dir_path):
+        (Path(dir_path) / "words").write_text(" ".join(self.words), encoding="utf-8")
+
+    def load_assets(self, dir_path):
+        self.words = tuple((Path(dir_path) / "words").read_text("utf-8").split())
+
 
 @keras.saving.register_keras_serializable(package="tests")
 class Task(keras.Model):
@@ -229,10 +238,12 @@ def test_a_layer_that_a_preprocessor_made_late_is_no_hindrance():
     model.get_layer("body").trainable = False
     before = len(kinds(model))
     model.preprocessor(X)
+    model.preprocessor.words = ("no", "weights")
     assert len(kinds(model)) > before
     converted = convert_dropout(model)
     assert "MCDropout" in kinds(converted)
     assert not converted.get_layer("body").trainable
+    assert converted.preprocessor.words == ("no", "weights")
     for mine, theirs in zip(converted.get_weights(), model.get_weights()):
         np.testing.assert_array_equal(mine, theirs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +12,12 @@ from keras_finetune._engine.sampling._random import is_random
 
 
 def flatten_layers(model: Any) -> list[Any]:
-    """A model and all layers inside it."""
+    """Return a model and all layers inside it."""
     return lane.flatten_layers(model)
 
 
 def random_layers(model: Any) -> list[Any]:
-    """Layers that Keras makes random in training."""
+    """Return the layers that Keras makes random in training."""
     return [layer for layer in flatten_layers(model) if is_random(layer)]
 
 
@@ -40,7 +41,7 @@ def forget_compiled_functions(model: Any) -> None:
 
 
 def copy(model: Any) -> Any:
-    """A model of its own with the same configuration and weights."""
+    """Return a model of its own with the same configuration, weights and assets."""
     try:
         made = _rebuild(model)
     except ValueError:
@@ -50,11 +51,12 @@ def copy(model: Any) -> Any:
         # that it has built, but can call it again.
         made = _clone(model, _clone_inside)
     made.set_weights(model.get_weights())
+    _carry_assets(model, made)
     return made
 
 
 def share(model: Any, table: dict[type, type]) -> Any:
-    """A model of the same layers, but for those that `table` converts."""
+    """Return a model of the same layers, but for those that `table` converts."""
     if not _is_plain(model):
         raise _not_rebuilt(model, "only a functional or Sequential model can be shared")
 
@@ -79,7 +81,7 @@ def share(model: Any, table: dict[type, type]) -> Any:
 
 
 def not_saved(model: Any) -> list[Any]:
-    """Layers that come back as their owner makes them when the model is loaded."""
+    """Return layers that their owner makes itself when the model is loaded."""
     kept: set[int] = set()
 
     def keep(layer: Any) -> None:
@@ -155,6 +157,25 @@ def _rebuild(model: Any) -> Any:
 
 def _with_weights(model: Any) -> list[Any]:
     return [layer for layer in flatten_layers(model) if layer.weights]
+
+
+def _carry_assets(model: Any, made: Any) -> None:
+    """Give layers what is in no configuration, such as a tokenizer's vocabulary."""
+    pairs = zip(_with_assets(model), _with_assets(made), strict=True)
+    for old, new in pairs:
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)
+
+
+def _with_assets(model: Any) -> list[Any]:
+    # Keras's own do nothing.
+    plain = getattr(keras.layers.Layer, "save_assets", None)
+    return [
+        layer
+        for layer in flatten_layers(model)
+        if getattr(type(layer), "save_assets", plain) is not plain
+    ]
 
 
 def _not_rebuilt(model: Any, reason: str) -> ValueError:
