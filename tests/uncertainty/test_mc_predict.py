@@ -442,9 +442,13 @@ def test_what_a_class_does_inside_a_step_is_sampled_with_it(name, method):
     prediction = predict(made)
     expected = made.predict(X, verbose=0)
     np.testing.assert_allclose(prediction.mean, expected, rtol=1e-4)
-    plain = task().predict(X, verbose=0)
-    assert np.abs(plain - expected).max() > 0.01
-    assert prediction.method == "whole model"
+    if name == "__call__" and backend() == "jax":
+        # There `predict` goes past it, to `call`.
+        assert prediction.method == "prefix once"
+    else:
+        plain = task().predict(X, verbose=0)
+        assert np.abs(plain - expected).max() > 0.01
+        assert prediction.method == "whole model"
     assert predict(task(0.5, **{name: method})).std.max() > 0
 
 

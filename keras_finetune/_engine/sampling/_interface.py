@@ -125,6 +125,9 @@ class Node(ABC):
 class Lane(ABC):
     """A Keras, as sampling sees it."""
 
+    # Whether `predict` goes through `__call__`, of which a class may have its own.
+    predicts_by_call: bool = True
+
     def __init__(self, arrays: Arrays) -> None:
         self.arrays = arrays
 

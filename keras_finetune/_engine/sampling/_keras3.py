@@ -130,6 +130,9 @@ class _FoldedDraws:
 class Keras3(Lane):
     """Keras 3, on any backend."""
 
+    # On JAX `stateless_call` goes straight to `call`.
+    predicts_by_call = backend() != "jax"
+
     def flatten_layers(self, layer: Any) -> list[Any]:
         # A node of a graph may call a plain function.
         if not isinstance(layer, keras.layers.Layer):

@@ -33,14 +33,12 @@ class Subject:
         random: Its random layers.
         cut: Where it is cut, or `None` where it is sampled as a whole.
         structure: The structure of its inputs.
-        own_step: Whether it is called through its own `predict_step`.
     """
 
     model: Any
     random: RandomLayers
     cut: Cut | None
     structure: Any
-    own_step: bool
     seeds: list[Any] = field(init=False)
     variables: list[Any] = field(init=False)
 
@@ -75,12 +73,6 @@ class Subject:
             list(zip(self.variables, states, strict=True)),
             fold,
         )
-
-    def call(self, x: Any) -> Any:
-        """Call the whole model as `predict` does."""
-        if self.own_step:
-            return lane.predict_step(self.model, x)
-        return self.model(x, training=False)
 
 
 @dataclass(frozen=True)
@@ -278,7 +270,8 @@ class Suffix:
         """Return the structure of all outputs, and the random ones."""
         cut = self._subject.cut
         if cut is None:
-            outputs = self._subject.call(lane.pack(self._subject.structure, values))
+            packed = lane.pack(self._subject.structure, values)
+            outputs = lane.predict_step(self._subject.model, packed)
             flat = lane.flatten(outputs)
         else:
             known = _graph.run(cut.suffix, cut.frontier, values)

@@ -194,14 +194,15 @@ def _made(
             "Argument `masks` must be 'independent' for a model with layers that "
             f"draw without a generator of Keras: {names}. Received: masks='shared'"
         )
-    own_step = _predicting.overrides(model, "predict_step")
     source = None
-    if not own_step and _predicting.hands_on(model, first):
+    if not _predicting.overrides(model, "predict_step") and (
+        not lane.predicts_by_call or _predicting.hands_on(model, first)
+    ):
         source = lane.opened(model, own_call=True)
     cut = None if source is None else Cut(Graph(source, random.within))
     if cut is not None and not any(cut.varying):
         _raise_not_random(model, random)
-    return Sampler(Subject(model, random, cut, structure, own_step), shared)
+    return Sampler(Subject(model, random, cut, structure), shared)
 
 
 def _raise_not_random(model: Any, random: RandomLayers) -> None:
