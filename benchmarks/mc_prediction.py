@@ -29,6 +29,7 @@ import json
 import multiprocessing
 import resource
 import time
+from functools import partial
 
 import numpy as np
 
@@ -198,8 +199,8 @@ def compare_small(pairs, samples=50, fold=25, batch=32):
     for name, model, x in small_networks():
         call = folded_call(model, fold)
         ways = (
-            lambda: mc_predict(model, x, samples, batch_size=batch, verbose=0),
-            lambda: by_hand(call, x, samples, fold, batch),
+            partial(mc_predict, model, x, samples, batch_size=batch, verbose=0),
+            partial(by_hand, call, x, samples, fold, batch),
         )
         ratios = []
         for _ in range(pairs + 1):
@@ -217,9 +218,7 @@ def main():
     parser.add_argument("--first-images", type=int, default=64)
     parser.add_argument("--first-samples", type=int, default=10)
     parser.add_argument("--json", help="where to write the results")
-    parser.add_argument(
-        "--small", type=int, metavar="PAIRS", help="small networks only"
-    )
+    parser.add_argument("--small", type=int, help="pairs, of small networks only")
     options = parser.parse_args()
     if options.small:
         compare_small(options.small)
