@@ -8,6 +8,7 @@ backend is deleting its implementation.
 from __future__ import annotations
 
 import inspect
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -211,6 +212,22 @@ class Lane(ABC):
     @abstractmethod
     def trusting(self) -> AbstractContextManager[None]:
         """Return a block in which a `Lambda` is made from its configuration."""
+
+    @abstractmethod
+    def saving_lib(self) -> Any:
+        """Return the module of Keras that writes and reads the `.keras` format."""
+
+    def carry_assets(self, model: Any, made: Any) -> None:
+        """Give a copy what is in no configuration, such as a tokenizer's vocabulary.
+
+        As a file would: Keras also finds layers that it does not track.
+        """
+        saving = self.saving_lib()
+        with tempfile.TemporaryDirectory() as folder:
+            # Read mode takes the folder as it is, and makes subfolders all the same.
+            store = saving.DiskIOStore(folder, mode="r")
+            saving._save_state(model, None, store, "", set())
+            saving._load_state(made, None, store, "", False, set())
 
     # Sampling
 

@@ -21,8 +21,9 @@ _engine = keras.layers.Layer.__module__.rpartition(".")[0]
 _call_context = import_module(f"{_engine}.base_layer_utils").call_context
 _Functional = import_module(f"{_engine}.functional").Functional
 _DataHandler = import_module(f"{_engine}.data_adapter").get_data_handler
-_saving = f"{_engine.rpartition('.')[0]}.saving.serialization_lib"
-_SafeModeScope = import_module(_saving).SafeModeScope
+_saving = f"{_engine.rpartition('.')[0]}.saving"
+_saving_lib = import_module(f"{_saving}.saving_lib")
+_SafeModeScope = import_module(f"{_saving}.serialization_lib").SafeModeScope
 
 
 class _Node(Node):
@@ -224,6 +225,9 @@ class Keras2(Lane):
 
     def trusting(self) -> AbstractContextManager[None]:
         return _SafeModeScope(safe_mode=False)
+
+    def saving_lib(self) -> Any:
+        return _saving_lib
 
     @contextmanager
     def isolated(

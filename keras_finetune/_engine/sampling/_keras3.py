@@ -13,6 +13,7 @@ from keras.src import backend as keras_backend
 from keras.src import tree
 from keras.src.models.functional import Functional
 from keras.src.random.seed_generator import SeedGenerator, global_seed_generator
+from keras.src.saving import saving_lib
 from keras.src.saving.serialization_lib import SafeModeScope
 from keras.src.trainers.data_adapters import get_data_adapter, is_tf_dataset
 
@@ -213,6 +214,9 @@ class Keras3(Lane):
 
     def trusting(self) -> AbstractContextManager[None]:
         return SafeModeScope(safe_mode=False)
+
+    def saving_lib(self) -> Any:
+        return saving_lib
 
     @contextmanager
     def isolated(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +50,7 @@ def copy(model: Any) -> Any:
         # that it has built, but can call it again.
         made = _clone(model, _clone_inside)
     made.set_weights(model.get_weights())
-    _carry_assets(model, made)
+    lane.carry_assets(model, made)
     return made
 
 
@@ -157,25 +156,6 @@ def _rebuild(model: Any) -> Any:
 
 def _with_weights(model: Any) -> list[Any]:
     return [layer for layer in flatten_layers(model) if layer.weights]
-
-
-def _carry_assets(model: Any, made: Any) -> None:
-    """Give layers what is in no configuration, such as a tokenizer's vocabulary."""
-    pairs = zip(_with_assets(model), _with_assets(made), strict=True)
-    for old, new in pairs:
-        with tempfile.TemporaryDirectory() as folder:
-            old.save_assets(folder)
-            new.load_assets(folder)
-
-
-def _with_assets(model: Any) -> list[Any]:
-    # Keras's own do nothing.
-    plain = getattr(keras.layers.Layer, "save_assets", None)
-    return [
-        layer
-        for layer in flatten_layers(model)
-        if getattr(type(layer), "save_assets", plain) is not plain
-    ]
 
 
 def _not_rebuilt(model: Any, reason: str) -> ValueError:
