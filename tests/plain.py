@@ -18,6 +18,8 @@ from keras_finetune import (
     WeightNormLogger,
 )
 from keras_finetune._engine import KERAS_3, backend, keras
+from keras_finetune._engine.active import lane
+from keras_finetune._engine.lane import Flags
 
 LAYERS = ("low", "middle", "head")
 PACKAGE = "keras_finetune"
@@ -213,17 +215,18 @@ def _raise(kind):
 
 
 def _spring_on_entering(trap, monkeypatch):
-    dense, adam = keras.layers.Dense, keras.optimizers.Adam
-    inherited = keras.layers.Layer.trainable
-
-    def set_trainable(self, value):
-        trap.spring("flags")
-        inherited.fset(self, value)
-
     if trap.place == "flags":
-        flag = property(inherited.fget, set_trainable)
-        monkeypatch.setattr(dense, "trainable", flag, raising=False)
+        set_flags = lane.set_flags
+
+        def set_half(model, flags, *, ends):
+            half = {key: flags.layers[key] for key in list(flags.layers)[::2]}
+            unsaid = set_flags(model, Flags(half, flags.variables), ends=ends)
+            trap.spring("flags")
+            return set_flags(model, flags, ends=ends) or unsaid
+
+        monkeypatch.setattr(lane, "set_flags", set_half)
         return
+    adam = keras.optimizers.Adam
     add = adam.add_variable_from_reference
 
     def add_variable(self, *args, **kwargs):

@@ -187,7 +187,7 @@ def test_an_unknown_make_of_optimizer_is_refused():
 
     model = compiled(Elsewhere(0.1))
     with pytest.raises(TypeError, match="Elsewhere"):
-        reference.fit(model, DATA, callbacks=[GradualUnfreeze(groups=GROUPS)])
+        reference.fit(model, DATA, callbacks=[GradualUnfreeze(groups=GROUPS, every=1)])
 
 
 @pytest.mark.keras3
@@ -208,7 +208,9 @@ def test_an_optimizer_of_ones_own_works():
 
     stages = [(set(GROUPS[2 - i :]), 1) for i in range(3)]
     model = compiled(Own(0.05))
-    reference.fit(model, DATA, epochs=3, callbacks=[GradualUnfreeze(groups=GROUPS)])
+    reference.fit(
+        model, DATA, epochs=3, callbacks=[GradualUnfreeze(groups=GROUPS, every=1)]
+    )
     other = reference.manual_stages(
         reference.make_model(), lambda: Own(0.05), stages, DATA
     )
@@ -223,7 +225,7 @@ def test_an_optimizer_of_ones_own_works():
 def test_nadam_counts_traces_and_is_warned_of():
     optimizer = keras.optimizers.Nadam(0.01)
     model = compiled(optimizer)
-    callbacks = [GradualUnfreeze(groups=GROUPS)]
+    callbacks = [GradualUnfreeze(groups=GROUPS, every=1)]
     with pytest.warns(UserWarning, match=r"legacy\.Nadam"):
         reference.fit(model, DATA, epochs=2, callbacks=callbacks)
     assert isinstance(optimizer._u_product_counter, int)

@@ -22,7 +22,7 @@ def test_traces_do_not_accumulate():
     model = reference.compile_model(reference.make_model(), "adam")
 
     def fit_and_count():
-        callbacks = [GradualUnfreeze(GROUPS), DiscriminativeLR(groups=GROUPS)]
+        callbacks = [GradualUnfreeze(GROUPS, every=1), DiscriminativeLR(groups=GROUPS)]
         reference.fit(model, reference.make_data(), epochs=3, callbacks=callbacks)
         gc.collect()
         graphs = [x for x in gc.get_objects() if type(x).__name__ == "FuncGraph"]

@@ -119,7 +119,9 @@ def test_without_callbacks_it_is_what_trains_now():
 
 def test_a_callback_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="lwo"):
-        summary(compiled(), [GradualUnfreeze(groups=["lwo", "middle", "head"])])
+        summary(
+            compiled(), [GradualUnfreeze(groups=["lwo", "middle", "head"], every=1)]
+        )
     with pytest.raises(ValueError, match="select"):
         summary(compiled(), [TrainOnly("nothing")])
     with pytest.raises(TypeError, match="`callbacks` must be a list of callbacks"):

@@ -42,6 +42,7 @@ def await_file(
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or fit.frame_of_fit(model) is None:
         return
+    running = session.join(model)
     waiting = _waiting(optimizer)
     if waiting is None:
         waiting = []
@@ -53,7 +54,7 @@ def await_file(
     waiting.append(_Waiting(owner, prepare, last))
     waiting.sort(key=lambda one: one.last)
     _OPTIMIZERS[owner] = weakref.ref(optimizer)
-    session.join(model).at_close(lambda: await_no_file(owner))
+    running.at_close(lambda: await_no_file(owner))
 
 
 def await_no_file(owner: Any) -> None:

@@ -122,7 +122,7 @@ def test_the_program_of_a_stage_is_that_of_a_model_frozen_by_hand():
         on_epoch_end=lambda epoch, logs: found.append(lowered(model))
     )
     model = compiled()
-    callbacks = [GradualUnfreeze(groups=GROUPS), look]
+    callbacks = [GradualUnfreeze(groups=GROUPS, every=1), look]
     reference.fit(model, DATA, epochs=3, callbacks=callbacks)
     for stage, program in enumerate(found):
         other = compiled()
@@ -142,7 +142,7 @@ def test_an_average_that_starts_at_a_weight_has_a_buffer_of_its_own(cured, monke
     if not cured:
         monkeypatch.setattr(keras.ops, "copy", lambda x: x)
     model = compiled(keras.optimizers.SGD(0.1, use_ema=True))
-    callbacks = [GradualUnfreeze(groups=GROUPS)]
+    callbacks = [GradualUnfreeze(groups=GROUPS, every=1)]
     if cured:
         reference.fit(model, DATA, epochs=2, callbacks=callbacks)
         return
@@ -256,7 +256,7 @@ def test_a_stage_whose_first_step_fails_loses_no_weights(
             batches(),
             steps_per_epoch=2,
             epochs=2,
-            callbacks=[GradualUnfreeze(groups=GROUPS), look],
+            callbacks=[GradualUnfreeze(groups=GROUPS, every=1), look],
             validation_data=validation,
             verbose=0,
         )

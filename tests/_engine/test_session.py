@@ -39,7 +39,7 @@ def test_predict_within_a_callback_changes_nothing(hook):
         ours = [
             TrainOnly("kernel"),
             DiscriminativeLR(multipliers=[0.0, 0.5, 1.0], groups=3),
-            GradualUnfreeze(groups=3),
+            GradualUnfreeze(groups=3, every=1),
         ]
         callbacks = [calling(hook, act), *ours]
         logs = reference.fit(model, DATA, epochs=3, callbacks=callbacks).history
@@ -116,7 +116,7 @@ def test_a_vocabulary_is_no_weight():
     summary(model)
     assert layer_groups(model).names == ("embedding", "head")
     callbacks = [
-        GradualUnfreeze(groups=2, learning_rate_factor=0.5),
+        GradualUnfreeze(groups=2, learning_rate_factor=0.5, every=1),
         DiscriminativeLR(multipliers={"embedding": 0.1}, groups=2),
         DiscriminativeLR(multipliers=lambda variable: 1.0, log=False),
         TrainOnly("kernel|embeddings"),

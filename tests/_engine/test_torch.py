@@ -109,7 +109,7 @@ def test_a_selection_leaves_the_flags_of_tensors_as_they_were(callback, interrup
 def test_stages_end_with_flags_of_layers_and_tensors_that_agree(interrupted):
     model = compiled()
     model.get_layer("middle").bias.value.requires_grad_(False)
-    callbacks = [GradualUnfreeze(groups=GROUPS)]
+    callbacks = [GradualUnfreeze(groups=GROUPS, every=1)]
     if interrupted:
         stop = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs: epoch == 1 and interrupt(epoch)
@@ -139,7 +139,7 @@ def test_a_module_of_torch_is_unfrozen_as_a_layer():
         )
     )
     start = [parameter.detach().numpy().copy() for parameter in module.parameters()]
-    gradual = GradualUnfreeze(groups=["low", "head"])
+    gradual = GradualUnfreeze(groups=["low", "head"], every=1)
     reference.fit(model, DATA, epochs=2, callbacks=[gradual, look])
     moved = [[np.any(a != b) for a, b in zip(one, start)] for one in seen]
     assert moved == [[False, False], [True, False]]
@@ -168,7 +168,7 @@ def test_the_backward_pass_of_a_stage_is_that_of_a_model_frozen_by_hand():
     )
     model = compiled()
     reference.fit(
-        model, DATA, epochs=3, callbacks=[GradualUnfreeze(groups=GROUPS), look]
+        model, DATA, epochs=3, callbacks=[GradualUnfreeze(groups=GROUPS, every=1), look]
     )
     for stage, nodes in enumerate(found):
         other = compiled()
@@ -208,7 +208,7 @@ def fit_twice(**kwargs):
     )
     groups = ["low", "head"]
     rates = DiscriminativeLR(multipliers=[0.25, 0.5], groups=groups)
-    stages = GradualUnfreeze(groups=groups)
+    stages = GradualUnfreeze(groups=groups, every=1)
     reference.fit(model, DATA, epochs=2, callbacks=[stages, rates])
     rates = DiscriminativeLR(multipliers=[0.125, 1.0], groups=groups)
     reference.fit(model, DATA, callbacks=[rates])
@@ -230,7 +230,10 @@ def test_without_a_compiler_it_fails_as_keras_does(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model = compiled(jit_compile=True)
     start, attributes = reference.weights(model), set(vars(model))
-    callbacks = [GradualUnfreeze(groups=GROUPS), DiscriminativeLR(groups=GROUPS)]
+    callbacks = [
+        GradualUnfreeze(groups=GROUPS, every=1),
+        DiscriminativeLR(groups=GROUPS),
+    ]
     no_compiler = {"cpp.cxx": ("there-is-none",), "force_disable_caches": True}
     with torch._inductor.config.patch(no_compiler):
         with pytest.raises(Exception, match="No working C\\+\\+ compiler"):

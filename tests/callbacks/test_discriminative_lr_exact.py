@@ -483,7 +483,7 @@ def ours_in_stages(name, first, eager):
     reference.compile_model(model, EVERY[name](), run_eagerly=eager)
     callbacks = [
         DiscriminativeLR(multipliers=list(GROUP_FACTORS.values()), groups=GROUPS),
-        GradualUnfreeze(groups=GROUPS),
+        GradualUnfreeze(groups=GROUPS, every=1),
     ]
     callbacks = callbacks[:: 1 if first else -1]
     history = reference.fit(model, DATA, epochs=3, callbacks=callbacks)

@@ -15,8 +15,9 @@ from plain import CALLBACKS, ENTERING, PLACES, Failure, failed_fit, goes_on, pro
 
 from keras_finetune._engine import keras
 
-# Where `fit` failed with a loss that cannot be saved.
-CANNOT_SAVE = ("step", "trace")
+# Where `fit` failed with a loss that cannot be saved, or before Keras has made slots,
+# so that a file has none for the optimizer that it builds while loading.
+CANNOT_SAVE = ("step", "trace", "on_train_begin before", "on_train_begin after")
 FEW = (
     "data",
     "on_train_begin after",

@@ -57,7 +57,7 @@ def in_every_stage(directory):
     callbacks = [
         save(str(directory / "{epoch}.keras")),
         save(str(directory / "{epoch}.weights.h5"), save_weights_only=True),
-        GradualUnfreeze(groups=GROUPS),
+        GradualUnfreeze(groups=GROUPS, every=1),
         DiscriminativeLR(groups=GROUPS),
         keras.callbacks.LambdaCallback(on_epoch_end=look),
     ]
@@ -91,7 +91,7 @@ def test_a_file_loaded_as_fit_begins_leads_to_its_stage(tmp_path):
 
         callbacks = [
             keras.callbacks.LambdaCallback(on_train_begin=load),
-            GradualUnfreeze(groups=GROUPS),
+            GradualUnfreeze(groups=GROUPS, every=1),
             DiscriminativeLR(groups=GROUPS),
         ][::order]
         reference.fit(model, DATA, epochs=3, initial_epoch=2, callbacks=callbacks)
@@ -109,7 +109,9 @@ def test_a_file_without_an_optimizer_is_loaded_as_ever(tmp_path):
     load = keras.callbacks.LambdaCallback(
         on_train_begin=lambda logs: model.load_weights(tmp_path / "plain.weights.h5")
     )
-    reference.fit(model, DATA, epochs=3, callbacks=[load, GradualUnfreeze(GROUPS)])
+    reference.fit(
+        model, DATA, epochs=3, callbacks=[load, GradualUnfreeze(GROUPS, every=1)]
+    )
     one, other = reference.weights(model), reference.weights(source)
     assert reference.difference(one, other) == 0
 

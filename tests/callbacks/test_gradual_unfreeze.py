@@ -65,7 +65,7 @@ def test_each_stage_trains_one_group_more():
 def test_frozen_weights_stay_and_unfrozen_ones_move():
     model = compiled()
     start = reference.weights(model)
-    seen = watch(GradualUnfreeze(groups=GROUPS), 3, model)
+    seen = watch(GradualUnfreeze(groups=GROUPS, every=1), 3, model)
     for trained, now in zip(seen.trained, seen.weights):
         for key, value in now.items():
             same = np.array_equal(value, start[key])
@@ -143,7 +143,7 @@ def test_the_rate_is_multiplied_at_each_unfreeze():
 
 def test_the_rate_is_multiplied_once_over_two_fits():
     model = compiled(optimizer=keras.optimizers.SGD(0.5))
-    callback = GradualUnfreeze(groups=GROUPS, learning_rate_factor=0.5)
+    callback = GradualUnfreeze(groups=GROUPS, learning_rate_factor=0.5, every=1)
     watch(callback, 2, model)
     assert watch(callback, 3, model, initial_epoch=2).rates == [0.125]
 
@@ -155,7 +155,7 @@ def test_under_a_schedule_the_factor_multiplies_what_it_gives():
     def run(rates, factor):
         schedule = keras.optimizers.schedules.PiecewiseConstantDecay([3, 7], rates)
         model = compiled(optimizer=keras.optimizers.SGD(schedule, momentum=0.5))
-        callback = GradualUnfreeze(groups=GROUPS, learning_rate_factor=factor)
+        callback = GradualUnfreeze(groups=GROUPS, learning_rate_factor=factor, every=1)
         return watch(callback, 3, model).weights[-1]
 
     one, other = run([0.5, 0.25, 0.25], 0.5), run([0.5, 0.125, 0.0625], 1.0)
@@ -190,7 +190,7 @@ BN_GROUPS = [["low", "low_bn"], ["middle", "middle_bn"], "head"]
 def test_batch_norm_modes(mode, moves):
     model = model_with_batch_norm()
     before = reference.weights(model)
-    callback = GradualUnfreeze(groups=BN_GROUPS, batch_norm=mode)
+    callback = GradualUnfreeze(groups=BN_GROUPS, batch_norm=mode, every=1)
     seen = watch(callback, 3, model)
     for expected, now in zip(moves, seen.weights):
         for part in ("moving_mean", "moving_variance", "gamma", "beta"):
@@ -234,7 +234,7 @@ def test_frozen_modes(mode, noisy):
         model,
         DATA,
         epochs=3,
-        callbacks=[GradualUnfreeze(groups=groups, frozen_mode=mode)],
+        callbacks=[GradualUnfreeze(groups=groups, frozen_mode=mode, every=1)],
     )
     zeros = [bool((values == 0).any()) for values in record.seen]
     # JAX differentiates what trains with values that cannot be read: two stages tell.
@@ -265,7 +265,7 @@ def test_layers_given_to_no_group_stay_frozen():
     model.get_layer("low").trainable = False
     compiled(model)
     start = reference.weights(model)
-    seen = watch(GradualUnfreeze(groups=["middle", "head"]), 2, model)
+    seen = watch(GradualUnfreeze(groups=["middle", "head"], every=1), 2, model)
     assert seen.trained == [{"head"}, {"middle", "head"}]
     end = seen.weights[-1]
     assert all(np.array_equal(end[key], start[key]) for key in end if "low" in key)
@@ -284,7 +284,7 @@ def test_a_frozen_backbone_inside_a_model_is_unfrozen_group_by_group():
     groups = layer_groups(model)
     assert [len(group.variables) for group in groups][-1] == 2
     start = reference.weights(model)
-    callback = GradualUnfreeze(groups=["one", "two", "head"])
+    callback = GradualUnfreeze(groups=["one", "two", "head"], every=1)
     seen = watch(callback, 3, model)
     moved = [
         {k.split("/")[-2] for k in now if not np.array_equal(now[k], start[k])}
@@ -309,7 +309,7 @@ def test_a_subclassed_model():
     model = Subclassed()
     model(DATA[0][:1])
     compiled(model)
-    seen = watch(GradualUnfreeze(), 3, model)
+    seen = watch(GradualUnfreeze(every=1), 3, model)
     assert seen.trained == [{"three"}, {"two", "three"}, {"one", "two", "three"}]
 
 
@@ -328,7 +328,7 @@ def test_weights_of_the_model_itself_train_with_their_group():
     model(DATA[0][:1])
     compiled(model)
     start = reference.weights(model)
-    seen = watch(GradualUnfreeze(), 3, model)
+    seen = watch(GradualUnfreeze(every=1), 3, model)
     (key,) = [key for key in start if "scale" in key]
     moved = [not np.array_equal(now[key], start[key]) for now in seen.weights]
     assert moved == [False, False, True]
@@ -357,7 +357,9 @@ def test_normalization_inside_a_block(mode, moves):
     body = [WithNormalizationInside(name="low"), layers.Dense(5, name="middle")]
     model = compiled(reference.make_model(body=body))
     start = reference.weights(model)
-    callback = GradualUnfreeze(groups=["low", "middle", "head"], batch_norm=mode)
+    callback = GradualUnfreeze(
+        groups=["low", "middle", "head"], batch_norm=mode, every=1
+    )
     now = watch(callback, 2, model).weights[-1]
     moved = {
         part: any(not np.array_equal(now[k], start[k]) for k in now if part in k)
@@ -383,7 +385,7 @@ def test_an_unbuilt_model_is_built_from_the_data_of_fit():
         if build:
             model.build((None, 4))
         reference.compile_model(model, "adam")
-        reference.fit(model, DATA, epochs=3, callbacks=[GradualUnfreeze()])
+        reference.fit(model, DATA, epochs=3, callbacks=[GradualUnfreeze(every=1)])
         ends.append([reference.to_numpy(v) for v in model.weights])
     for one, other in zip(*ends, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -411,7 +413,7 @@ def test_beside_keras_callbacks_in_any_order(first, tmp_path):
         keras.callbacks.TerminateOnNaN(),
         DiscriminativeLR(groups=GROUPS),
     ]
-    gradual = GradualUnfreeze(groups=GROUPS)
+    gradual = GradualUnfreeze(groups=GROUPS, every=1)
     callbacks = [gradual, *others] if first else [*others, gradual]
     model = compiled()
     history = reference.fit(model, DATA, epochs=3, callbacks=callbacks)
@@ -501,7 +503,7 @@ def test_an_interrupted_fit_leaves_plain_objects(where, error):
     reference.fit(model, DATA, epochs=1)
     names |= set(vars(optimizer))
     callbacks = [
-        GradualUnfreeze(groups=GROUPS, frozen_mode="inference"),
+        GradualUnfreeze(groups=GROUPS, frozen_mode="inference", every=1),
         DiscriminativeLR(decay=4.0, groups=GROUPS),
     ]
     _interrupt(model, callbacks, where, error)
@@ -566,7 +568,7 @@ def test_ctrl_c_while_slots_are_made_loses_none(call, monkeypatch):
 
     monkeypatch.setattr(type(optimizer), "add_variable_from_reference", fails)
     with pytest.raises(KeyboardInterrupt):
-        reference.fit(model, DATA, callbacks=[GradualUnfreeze(groups=GROUPS)])
+        reference.fit(model, DATA, callbacks=[GradualUnfreeze(groups=GROUPS, every=1)])
     monkeypatch.undo()
     after = reference.optimizer_state(model)
     assert trains(model) == {"head"}
@@ -593,7 +595,7 @@ def test_ctrl_c_while_the_first_slots_are_made_leaves_no_half(monkeypatch):
 
     monkeypatch.setattr(type(optimizer), "add_variable_from_reference", fails)
     with pytest.raises(KeyboardInterrupt):
-        reference.fit(model, DATA, callbacks=[GradualUnfreeze(groups=GROUPS)])
+        reference.fit(model, DATA, callbacks=[GradualUnfreeze(groups=GROUPS, every=1)])
     monkeypatch.undo()
     slots = 2 * len(model.trainable_variables)
     assert trains(model) == {"head"}
@@ -629,7 +631,10 @@ def test_after_fit_nothing_of_ours_is_left():
     reference.fit(model, DATA, epochs=1)
     of_optimizer, of_model = set(vars(optimizer)), set(vars(model))
     of_collector = list(gc.callbacks)
-    callbacks = [GradualUnfreeze(groups=GROUPS), DiscriminativeLR(groups=GROUPS)]
+    callbacks = [
+        GradualUnfreeze(groups=GROUPS, every=1),
+        DiscriminativeLR(groups=GROUPS),
+    ]
     reference.fit(model, DATA, epochs=3, callbacks=callbacks)
     assert set(vars(optimizer)) == of_optimizer
     assert set(vars(model)) == of_model
@@ -686,7 +691,7 @@ def test_the_graph_of_a_stage_is_that_of_a_model_frozen_by_hand():
         on_epoch_end=lambda epoch, logs: found.append(operations(model))
     )
     model = model_with_batch_norm()
-    gradual = GradualUnfreeze(groups=BN_GROUPS)
+    gradual = GradualUnfreeze(groups=BN_GROUPS, every=1)
     reference.fit(model, DATA, epochs=3, callbacks=[gradual, count])
     for epoch, names in enumerate((["head"], ["middle", "middle_bn", "head"], None)):
         other = model_with_batch_norm()
@@ -806,12 +811,12 @@ def test_the_plan_by_metric(capsys):
 
 
 def test_transitions_are_announced(capsys):
-    watch(GradualUnfreeze(groups=GROUPS, verbose=1), 3)
+    watch(GradualUnfreeze(groups=GROUPS, verbose=1, every=1), 3)
     said = [line for line in capsys.readouterr().out.splitlines() if "stage" in line]
     assert [line.split(":")[0] for line in said] == ["Epoch 1", "Epoch 2", "Epoch 3"]
     assert "53 parameters" in said[1]
     assert "middle" in said[1]
-    watch(GradualUnfreeze(groups=GROUPS), 3)
+    watch(GradualUnfreeze(groups=GROUPS, every=1), 3)
     assert capsys.readouterr().out == ""
 
 
@@ -823,7 +828,9 @@ def test_transitions_of_long_names_fit_80_columns(colour, capsys, monkeypatch):
     names = [f"{x}_of_a_network_with_long_names" for x in ("low", "middle", "top")]
     body = [keras.layers.Dense(2, name=name) for name in names]
     model = reference.compile_model(reference.make_model(body=body), "sgd")
-    callback = GradualUnfreeze(groups=[*names, "head"], initial_groups=3, verbose=1)
+    callback = GradualUnfreeze(
+        groups=[*names, "head"], initial_groups=3, verbose=1, every=1
+    )
     reference.fit(model, DATA, epochs=2, callbacks=[callback])
     out = capsys.readouterr().out
     assert all(name in out for name in names)

@@ -23,7 +23,7 @@ DATA = reference.make_data()
 def ours(make_optimizer, *, compile_args=None, callback=None, epochs=3, **kwargs):
     model = reference.make_model()
     reference.compile_model(model, make_optimizer(), **(compile_args or {}))
-    callback = callback or GradualUnfreeze(groups=GROUPS)
+    callback = callback or GradualUnfreeze(groups=GROUPS, every=1)
     reference.fit(model, DATA, epochs=epochs, callbacks=[callback], **kwargs)
     return model
 
@@ -102,7 +102,7 @@ def test_equals_the_manual_way_with_validation_and_a_scheduler():
 
     arguments = {"validation_data": reference.make_data(seed=7)}
     one = reference.compile_model(reference.make_model(), EVERY["adam"]())
-    gradual = GradualUnfreeze(groups=GROUPS)
+    gradual = GradualUnfreeze(groups=GROUPS, every=1)
     history = reference.fit(
         one, DATA, epochs=3, callbacks=[*callbacks(), gradual], **arguments
     )
@@ -136,7 +136,9 @@ def test_equals_the_manual_way_with_a_train_step_of_ones_own():
         return _OwnStep(plain.inputs, plain.outputs, name="net")
 
     one = reference.compile_model(model(), EVERY["adam"]())
-    reference.fit(one, DATA, epochs=3, callbacks=[GradualUnfreeze(groups=GROUPS)])
+    reference.fit(
+        one, DATA, epochs=3, callbacks=[GradualUnfreeze(groups=GROUPS, every=1)]
+    )
     other = reference.manual_stages(model(), EVERY["adam"], STAGES, DATA)
     assert_same(one, other)
 
@@ -186,7 +188,7 @@ def test_any_kind_of_data(kind, arrays_result):
         *data,
         epochs=3,
         verbose=0,
-        callbacks=[GradualUnfreeze(groups=GROUPS)],
+        callbacks=[GradualUnfreeze(groups=GROUPS, every=1)],
         **({"shuffle": False} if kind != "tf.data" else {}),
         **arguments,
     )
@@ -200,7 +202,7 @@ def arrays_result():
 
 def test_two_fits_are_one(arrays_result):
     model = reference.compile_model(reference.make_model(), EVERY["adam"]())
-    callback = GradualUnfreeze(groups=GROUPS)
+    callback = GradualUnfreeze(groups=GROUPS, every=1)
     reference.fit(model, DATA, epochs=2, callbacks=[callback])
     model.evaluate(*DATA, verbose=0)
     model.predict(DATA[0], verbose=0)
@@ -211,14 +213,16 @@ def test_two_fits_are_one(arrays_result):
 
 def test_a_second_fit_with_another_callback_starts_in_its_stage(arrays_result):
     model = reference.compile_model(reference.make_model(), EVERY["adam"]())
-    reference.fit(model, DATA, epochs=2, callbacks=[GradualUnfreeze(groups=GROUPS)])
-    again = GradualUnfreeze(groups=GROUPS)
+    reference.fit(
+        model, DATA, epochs=2, callbacks=[GradualUnfreeze(groups=GROUPS, every=1)]
+    )
+    again = GradualUnfreeze(groups=GROUPS, every=1)
     reference.fit(model, DATA, initial_epoch=2, epochs=3, callbacks=[again])
     assert_same(model, arrays_result)
 
 
 def test_the_same_callback_again_from_the_start(arrays_result):
-    callback = GradualUnfreeze(groups=GROUPS)
+    callback = GradualUnfreeze(groups=GROUPS, every=1)
     ours(EVERY["adam"], callback=callback)
     again = ours(EVERY["adam"], callback=callback)
     assert_same(again, arrays_result)
@@ -228,9 +232,9 @@ def test_the_same_callback_again_from_the_start(arrays_result):
 def test_a_model_saved_in_mid_stage_goes_on(arrays_result, tmp_path):
     model = reference.compile_model(reference.make_model(), EVERY["adam"]())
     checkpoint = keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.keras"))
-    callbacks = [checkpoint, GradualUnfreeze(groups=GROUPS)]
+    callbacks = [checkpoint, GradualUnfreeze(groups=GROUPS, every=1)]
     reference.fit(model, DATA, epochs=2, callbacks=callbacks)
     loaded = keras.models.load_model(tmp_path / "2.keras")
-    again = GradualUnfreeze(groups=GROUPS)
+    again = GradualUnfreeze(groups=GROUPS, every=1)
     reference.fit(loaded, DATA, initial_epoch=2, epochs=3, callbacks=[again])
     assert_same(loaded, arrays_result)

@@ -155,7 +155,7 @@ def test_a_file_of_another_optimizer_is_refused(tmp_path):
     model = reference.compile_model(reference.make_model(), "sgd")
     callbacks = [
         keras.callbacks.BackupAndRestore(str(tmp_path)),
-        GradualUnfreeze(groups=GROUPS),
+        GradualUnfreeze(groups=GROUPS, every=1),
     ]
     with pytest.raises(ValueError, match="file to resume from"):
         reference.fit(model, DATA, epochs=3, callbacks=callbacks)
@@ -174,7 +174,7 @@ def test_the_users_backup_callback_is_as_it_was(tmp_path):
 
     stopper = keras.callbacks.LambdaCallback(on_epoch_end=stop)
     for more in ([stopper], []):
-        ours = GradualUnfreeze(groups=GROUPS)
+        ours = GradualUnfreeze(groups=GROUPS, every=1)
         try:
             reference.fit(model, DATA, epochs=3, callbacks=[backup, ours, *more])
         except Killed as error:

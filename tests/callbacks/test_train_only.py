@@ -144,7 +144,7 @@ def test_beside_the_others(first):
     watch = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: seen.append(moved(model, start))
     )
-    ours = [GradualUnfreeze(groups=GROUPS), DiscriminativeLR(groups=GROUPS)]
+    ours = [GradualUnfreeze(groups=GROUPS, every=1), DiscriminativeLR(groups=GROUPS)]
     only = TrainOnly("bias")
     callbacks = [only, *ours] if first else [*ours, only]
     reference.fit(model, DATA, epochs=3, callbacks=[*callbacks, watch])

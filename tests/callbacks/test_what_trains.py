@@ -130,7 +130,7 @@ def test_a_frozen_body_is_the_users_again_after_fit(ends):
         def on_epoch_end(self, epoch, logs=None):
             raise KeyboardInterrupt
 
-    callbacks = [GradualUnfreeze(groups=["middle", "top"])]
+    callbacks = [GradualUnfreeze(groups=["middle", "top"], every=1)]
     callbacks += [] if ends == "in time" else [Fails()]
     kept, data = None, make_data(model)
     try:

@@ -98,7 +98,7 @@ def test_keras_3_refuses_several_workers_itself():
 
 def test_a_loop_of_ones_own_is_refused():
     model = reference.compile_model(reference.make_model(), "sgd")
-    for callback in (GradualUnfreeze(), DiscriminativeLR(), TrainOnly("bias")):
+    for callback in (GradualUnfreeze(every=1), DiscriminativeLR(), TrainOnly("bias")):
         callbacks = keras.callbacks.CallbackList([callback], model=model)
         with pytest.raises(ValueError, match="training step of `model.fit`"):
             callbacks.on_train_begin()
@@ -113,7 +113,7 @@ def test_shardings_are_recorded_at_each_stage():
     vars(model)["_record_training_state_sharding_spec"] = lambda: recorded.append(
         len(model.trainable_variables)
     )
-    gradual = GradualUnfreeze(groups=["low", "middle", "head"])
+    gradual = GradualUnfreeze(groups=["low", "middle", "head"], every=1)
     reference.fit(model, reference.make_data(), epochs=3, callbacks=[gradual])
     assert recorded == [2, 4, 6]
 

@@ -269,7 +269,7 @@ def rates(engine):
 
 
 def both(engine):
-    return [GradualUnfreeze(groups=GROUPS, verbose=1), *rates(engine)]
+    return [GradualUnfreeze(groups=GROUPS, verbose=1, every=1), *rates(engine)]
 
 
 CASES = {
