@@ -70,6 +70,7 @@ def summary(model: Any, callbacks: Any = (), epochs: int | None = None) -> Repor
                 training.selects,
             )
         )
+        parts += training.stages.never_trained()
     report = Report(*parts)
     return report.show() if processes.is_chief(model) else report
 

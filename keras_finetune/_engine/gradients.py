@@ -1,17 +1,25 @@
-"""What TensorFlow keeps of a traced step, and need not."""
+"""What TensorFlow keeps, and says, of steps that are traced at each stage."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 _PREFIX = "CustomGradient-"
 
 
+def traced_on_purpose(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep TensorFlow from warning that a step is traced often: once a stage."""
+    if hasattr(step, "get_concrete_function"):  # else it runs eagerly
+        step._omit_frequent_tracing_warning = True  # type: ignore[attr-defined]
+    return step
+
+
 @contextmanager
 def forgotten() -> Iterator[None]:
-    """Lets go of the gradients that are registered while a step is traced.
+    """Let go of the gradients that are registered while a step is traced.
 
     Keras's step sums gradients over replicas (also over one), and TensorFlow registers
     the gradient of that sum under a new name for ever, and with it the whole graph:

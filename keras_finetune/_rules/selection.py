@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from keras_finetune._engine import keras
 from keras_finetune._engine.structure import variable_path
 
 
 def selector(select: Any, expected: str) -> Callable[[Any], bool]:
-    """The test that an argument `select` stands for, or raises naming the argument.
+    """Return the test that an argument `select` stands for, or raise naming it.
 
     Args:
         select: A regular expression, which is searched for in the path of a variable,
@@ -27,6 +28,11 @@ def selector(select: Any, expected: str) -> Callable[[Any], bool]:
                 f"Received: select={select!r} ({error})"
             ) from None
         return functools.partial(_matches, pattern)
+    if isinstance(select, keras.layers.Layer):
+        raise TypeError(
+            f"Argument `select` must be {expected}. For the variables of a layer, "
+            f"select their paths: {select.name + '/'!r}. Received: select={select!r}"
+        )
     if callable(select):
         function: Callable[[Any], bool] = select
         return function

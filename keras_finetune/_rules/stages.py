@@ -190,6 +190,30 @@ class Stages:
         """Return the number of parameters that train in a stage."""
         return count(self.variables(stage))
 
+    def never_trained(self) -> list[str]:
+        """Return a sentence for each group of which a part never trains, and why."""
+        said = []
+        for group in self.groups:
+            reasons = {
+                "frozen before `fit`": [
+                    v for v in group.variables if self._is_left_frozen(v)
+                ],
+                "in normalization that stays frozen": [
+                    v
+                    for v in group.variables
+                    if variable_key(v) in self._may_train
+                    and not self._exceptions.get(variable_key(v), True)
+                ],
+            }
+            parts = [f"{count(vs):,} {why}" for why, vs in reasons.items() if vs]
+            if parts:
+                said.append(f"Of {group.name} never train: {', '.join(parts)}.")
+        return said
+
+    def _is_left_frozen(self, variable: Any) -> bool:
+        key = variable_key(variable)
+        return key in self._before.known and key not in self._may_train
+
     def table(
         self,
         epochs: list[str],
@@ -235,6 +259,7 @@ class _Before:
         flags: By the id of a layer.
         trained: The keys of the variables that trained.
         trainable: The keys of those that train if no flag freezes them.
+        known: Those, and the base weights of LoRA, which stay frozen.
     """
 
     def __init__(self, model: Any) -> None:
@@ -245,6 +270,7 @@ class _Before:
         self.flags = {id(layer): bool(layer.trainable) for layer in layers}
         self.trained = {variable_key(v) for v in now}
         self.trainable = ever - alone
+        self.known = ever | alone
 
 
 def _layers(groups: Sequence[LayerGroup]) -> list[Any]:

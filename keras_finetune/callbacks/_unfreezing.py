@@ -11,6 +11,7 @@ from keras_finetune._engine.active import lane
 from keras_finetune._engine.backups import Backups, resumes
 from keras_finetune._engine.structure import variable_key, weights
 from keras_finetune._rules import advice
+from keras_finetune._rules.monitored import check_monitor
 from keras_finetune._rules.sharing import shared_groups, warn_of_other_groups
 from keras_finetune._rules.stages import Stages
 from keras_finetune._schedule.progress import Progress
@@ -79,6 +80,8 @@ class Unfreezing:
     def begin(self, epochs: int | None) -> None:
         """Take part in the `fit`, and say what cannot be meant before it trains."""
         model, stages = self._model, self.stages
+        if self._asks.monitor is not None:
+            check_monitor(model, self._asks.monitor)
         self._progress.fix(stages.last, epochs)
         optimizer.warn_inexact(model)
         running = session.join(model)

@@ -149,7 +149,7 @@ class GradualUnfreeze(FineTuningCallback):
             rate = optimizer.learning_rate(model)
         when = self.when(stages, epochs)
         table = stages.table(when, rate, self.learning_rate_factor)
-        said = []
+        said = stages.never_trained()
         if self.groups is None:
             said.append(
                 "The groups are this callback's own; in `fit` it takes those of "

@@ -10,8 +10,6 @@ from keras_finetune._engine.structure import variable_path, weights
 from keras_finetune._rules.selection import selector
 from keras_finetune.callbacks._callback import FineTuningCallback
 
-_BIASES = ("bias", "beta")
-
 
 class TrainOnly(FineTuningCallback):
     """Trains only the selected variables in this `fit`; all others are frozen.
@@ -22,7 +20,8 @@ class TrainOnly(FineTuningCallback):
     selection among the groups that are unfrozen.
 
     Args:
-        select: `"bias"`: every variable named `bias` or `beta`, as BitFit does; or a
+        select: `"bias"`: every variable named `bias` or `beta`, as BitFit does;
+            `"lora"`: the adapters that Keras's `enable_lora` makes; or a
             regular expression that is searched in the path of a variable, such as
             `"block5.*/kernel"`; or a callable that takes a variable and returns
             whether it trains. Variables that do not train without this callback do
@@ -47,11 +46,9 @@ class TrainOnly(FineTuningCallback):
     def __init__(self, select: str | Callable[[Any], bool]) -> None:
         super().__init__()
         self.select = select
-        self._selects = (
-            _is_bias
-            if select == "bias"
-            else selector(select, "'bias', a regular expression or a callable")
-        )
+        word = _WORDS.get(select) if isinstance(select, str) else None
+        expected = "'bias', 'lora', a regular expression or a callable of a variable"
+        self._selects = word or selector(select, expected)
 
     def selected(self, model: Any) -> list[Any]:
         """The variables of a model that are selected; an error if none is.
@@ -97,4 +94,11 @@ class TrainOnly(FineTuningCallback):
 
 
 def _is_bias(variable: Any) -> bool:
-    return variable_path(variable).rsplit("/", 1)[-1] in _BIASES
+    return variable_path(variable).rsplit("/", 1)[-1] in ("bias", "beta")
+
+
+def _is_lora(variable: Any) -> bool:
+    return variable_path(variable).rsplit("/", 1)[-1].startswith("lora_")
+
+
+_WORDS: dict[str, Callable[[Any], bool]] = {"bias": _is_bias, "lora": _is_lora}

@@ -203,7 +203,7 @@ class Keras2(Lane):
             model, force=True
         )
         model.train_function = function
-        return function
+        return gradients.traced_on_purpose(function)
 
     def renew_compiled_state(self, model: Any) -> None:
         # Without it the next `fit` goes back to the flags at `compile`. Not by

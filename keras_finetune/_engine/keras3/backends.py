@@ -13,6 +13,9 @@ from keras_finetune._engine.keras3.base import Keras3
 class TensorFlow(Keras3):
     """Keras 3 on TensorFlow."""
 
+    def new_train_function(self, model: Any) -> Callable[..., Any]:
+        return gradients.traced_on_purpose(super().new_train_function(model))
+
     def around_step(self) -> AbstractContextManager[Any]:
         return gradients.forgotten()
 

@@ -1,0 +1,86 @@
+"""Which keys the logs of a `fit` will have, as far as it can be known before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from keras_finetune._engine import fit
+from keras_finetune._engine.structure import sublayers
+
+_STEPS = ("train_step", "test_step", "compute_metrics", "get_metrics_result", "metrics")
+_KERAS = ("keras", "tf_keras")
+# What Keras's own callbacks add.
+_ADDED = ("learning_rate", "lr")
+
+
+class Expected(NamedTuple):
+    """What a `fit` is expected to log.
+
+    Args:
+        keys: The keys, those of validation among them if there is any.
+        validates: Whether `fit` was given validation data.
+        certain: Whether no step and no callback of the user's own can add others.
+    """
+
+    keys: frozenset[str]
+    validates: bool
+    certain: bool
+
+
+def expected(model: Any) -> Expected:
+    """Return what the `fit` of a model that we are called from will log."""
+    variables = fit.variables_of_fit(model)
+    validates = variables.get("validation_data") is not None or bool(
+        variables.get("validation_split")
+    )
+    names = {"loss", *_names(_asked_of_compile(model))}
+    names.update(str(metric.name) for metric in model.metrics)
+    outputs = [str(name) for name in getattr(model, "output_names", None) or ()]
+    names.update(f"{output}_{name}" for output in outputs for name in list(names))
+    keys = {*names, *_ADDED}
+    if validates:
+        keys.update(f"val_{name}" for name in names)
+    foreign = (type(c).__module__ for c in fit.callbacks_of_fit(model))
+    certain = (
+        all(_is_keras(module) for module in foreign)
+        and all(_is_keras(_module_of(model, name)) for name in _STEPS)
+        and not any(getattr(part, "_metrics", ()) for part in sublayers(model))
+    )
+    return Expected(frozenset(keys), validates, certain)
+
+
+def _asked_of_compile(model: Any) -> list[Any]:
+    held = (
+        getattr(model, name, None) for name in ("_compile_metrics", "compiled_metrics")
+    )
+    return [
+        getattr(one, name, None)
+        for one in held
+        for name in ("_user_metrics", "_user_weighted_metrics")
+    ]
+
+
+def _names(asked: Any) -> Iterator[str]:
+    """The names of metrics, in whatever structure `compile` was given."""
+    if isinstance(asked, str):
+        yield asked
+    elif isinstance(asked, Mapping):
+        yield from _names(list(asked.values()))
+    elif isinstance(asked, (list, tuple)):
+        for one in asked:
+            yield from _names(one)
+    elif asked is not None:
+        name = getattr(asked, "name", None) or getattr(asked, "__name__", None)
+        yield str(name or type(asked).__name__)
+
+
+def _module_of(model: Any, name: str) -> str:
+    member: Any = getattr(type(model), name, None)
+    member = getattr(member, "fget", None) or member
+    return str(getattr(member, "__module__", None) or "keras")
+
+
+def _is_keras(module: str) -> bool:
+    root = module.partition(".")[0]
+    return root in _KERAS or root == __name__.partition(".")[0]

@@ -1,0 +1,48 @@
+"""Whether the logs will have what a callback monitors."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from typing import Any
+
+from keras_finetune._engine import logs
+
+# What callbacks of this package add.
+_OURS = ("stage", "learning_rate", "weight_norm", "update_ratio", "weight_distance")
+
+
+def check_monitor(model: Any, monitor: str) -> None:
+    """Raise before the first batch if the logs will not have a key, or warn.
+
+    Args:
+        model: The model, in `fit`.
+        monitor: The key.
+
+    Raises:
+        ValueError: If no step and no callback can add the key. Where a step or a
+            callback of the user's own still could, it is a warning.
+    """
+    expected = logs.expected(model)
+    if monitor in expected.keys or monitor.partition("/")[0] in _OURS:
+        return
+    if monitor.startswith("val_") and not expected.validates:
+        reason = (
+            "`fit` has no validation data, so that it is never logged. Pass "
+            "`validation_data` or `validation_split`."
+        )
+    else:
+        near = difflib.get_close_matches(monitor, sorted(expected.keys), 3)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        reason = f"the logs will have {sorted(expected.keys)}.{hint}"
+    message = (
+        "Argument `monitor` must be a key of the logs. "
+        f"Received: monitor={monitor!r}, while {reason}"
+    )
+    if expected.certain:
+        raise ValueError(message)
+    warnings.warn(
+        f"{message} No stage starts on it unless another callback or the model's own "
+        "step adds it.",
+        stacklevel=5,
+    )
