@@ -1,4 +1,4 @@
-"""Arrays that users pass to the measures, checked."""
+"""Checks of arrays and levels that users pass to the measures."""
 
 from __future__ import annotations
 
@@ -6,15 +6,27 @@ from typing import Any
 
 import numpy as np
 
+from keras_finetune import _checks
+
+
+def level(value: Any) -> float:
+    """Return the argument `level`, a share strictly between 0 and 1."""
+    result = _checks.number("level", value)
+    if not 0 < result < 1:
+        raise ValueError(
+            f"Argument `level` must be a number in (0, 1). Received: level={value!r}"
+        )
+    return result
+
 
 def numbers(name: str, value: Any) -> np.ndarray:
-    """`value` as a float64 array, or raise naming the argument."""
+    """Return `value` as a float64 array without NaN, or raise naming the argument."""
     try:
         array = np.asarray(value)
     except Exception:
         array = np.asarray(None)
     if array.dtype.kind not in "biuf":
-        # `bfloat16` and its kin are no numbers to NumPy, but can be made some.
+        # NumPy does not count `bfloat16` among the numbers, but can convert it.
         try:
             array = array.astype("float64") if array.ndim else np.asarray(None)
         except (TypeError, ValueError):
@@ -32,8 +44,31 @@ def numbers(name: str, value: Any) -> np.ndarray:
     return array
 
 
+def finite(name: str, value: Any) -> np.ndarray:
+    """Return `value` as a float64 array of at least one row, all numbers finite."""
+    array = numbers(name, value)
+    if array.ndim == 0 or array.size == 0 or not np.isfinite(array).all():
+        infinite = int(np.isinf(array).sum())
+        raise ValueError(
+            f"Argument `{name}` must hold finite numbers, at least one row of them. "
+            f"Received: {name} of shape {array.shape} with {infinite} infinite"
+        )
+    return array
+
+
+def samples(name: str, value: Any) -> np.ndarray:
+    """Return `value` as numbers of the shape (samples, rows, ...)."""
+    array = numbers(name, value)
+    if array.ndim < 2 or array.size == 0:
+        raise ValueError(
+            f"Argument `{name}` must have the shape (samples, rows, ...). "
+            f"Received: {name} of shape {array.shape}"
+        )
+    return array
+
+
 def probabilities(name: str, value: Any) -> np.ndarray:
-    """`value` as probabilities, classes on the last axis, at least two axes.
+    """Return `value` as probabilities, classes on the last axis, at least two axes.
 
     One probability a row stands for the second of two classes.
     """
@@ -57,9 +92,9 @@ def probabilities(name: str, value: Any) -> np.ndarray:
 
 
 def labels(name: str, value: Any, shape: tuple[int, ...], classes: int) -> np.ndarray:
-    """`value` as integer labels of `shape`, from one-hot rows where it is those."""
+    """Return `value` as integer labels of `shape`, from one-hot rows if given those."""
     array = numbers(name, value)
-    if array.shape == (*shape, classes) and classes > 1:
+    if array.shape == (*shape, classes) and classes > 1 and _is_one_hot(array):
         array = array.argmax(axis=-1)
     elif array.shape == (*shape, 1):
         array = array[..., 0]
@@ -73,9 +108,13 @@ def labels(name: str, value: Any, shape: tuple[int, ...], classes: int) -> np.nd
 
 
 def targets(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """`value` as numbers of `shape`, where a last axis of one may be left out."""
+    """Return `value` as numbers of `shape`, where a last axis of one may be left out.
+
+    Nothing else is reshaped and nothing is broadcast: `(rows,)` against `(rows, 1)`
+    would silently give `(rows, rows)`.
+    """
     array = numbers(name, value)
-    if array.shape != shape and array.shape in (shape[:-1], (*shape, 1)):
+    if array.shape == (*shape, 1) or (*array.shape, 1) == shape:
         array = array.reshape(shape)
     if array.shape != shape:
         raise ValueError(
@@ -83,3 +122,8 @@ def targets(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
             f"Received: {name} of shape {array.shape}"
         )
     return array
+
+
+def _is_one_hot(array: np.ndarray) -> bool:
+    is_zero_or_one = (array == 0) | (array == 1)
+    return bool(is_zero_or_one.all() and (array.sum(axis=-1) == 1).all())

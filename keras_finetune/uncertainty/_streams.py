@@ -7,14 +7,21 @@ the squared mean would cancel.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ._entropy import binary_entropy, entropy, log_softmax, logsumexp, softplus
+from keras_finetune.uncertainty._entropy import (
+    binary_entropy,
+    entropy,
+    log_softmax,
+    logsumexp,
+    softplus,
+)
 
 # What an output stands for. All but values are distributions over classes.
-KINDS = ("probabilities", "logits", "binary", "binary_logits", "values")
+Kind = Literal["probabilities", "logits", "binary", "binary_logits", "values"]
+KINDS: tuple[str, ...] = get_args(Kind)
 
 
 class Stream:
@@ -64,7 +71,7 @@ class Stream:
 
 
 def summary(samples: np.ndarray, kind: str) -> dict[str, np.ndarray]:
-    """Sums over the first axis: see `MCPrediction` for what they become."""
+    """Return sums over the first axis: see `MCPrediction` for what they become."""
     extra: dict[str, np.ndarray] = {}
     if kind == "values":
         p = samples
@@ -111,7 +118,7 @@ def _merge(
 
 
 def recognize(samples: np.ndarray, told: str | None) -> str:
-    """What an output stands for, by what the model tells and by the samples."""
+    """Tell what an output stands for, by what the model says and by the samples."""
     if told is not None and (told.endswith("logits") or is_kind(samples, told)):
         return told
     if samples.shape[-1] > 1 and is_kind(samples, "probabilities"):
@@ -120,7 +127,7 @@ def recognize(samples: np.ndarray, told: str | None) -> str:
 
 
 def is_kind(samples: np.ndarray, kind: str) -> bool:
-    """Whether samples can be what they are said to be."""
+    """Tell whether samples can be what they are said to be."""
     if kind not in ("probabilities", "binary"):
         return True
     # Half precision is that far from 1.

@@ -10,12 +10,15 @@ with scikit-learn where it has one.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .. import _checks
-from ._arrays import labels, probabilities
+from keras_finetune import _checks
+from keras_finetune.uncertainty._arrays import labels, numbers, probabilities
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class ReliabilityCurve(NamedTuple):
@@ -32,7 +35,7 @@ class ReliabilityCurve(NamedTuple):
 
 
 def reliability_curve(y: Any, mean: Any, bins: int = 15) -> ReliabilityCurve:
-    """Accuracy by confidence: the numbers of a reliability diagram.
+    """Compute accuracy by confidence, the numbers of a reliability diagram.
 
     The confidence of a prediction is its largest probability. Bins are of equal
     width, closed on the right; a confidence of 1 lies in the last.
@@ -78,7 +81,7 @@ def reliability_curve(y: Any, mean: Any, bins: int = 15) -> ReliabilityCurve:
         )
 
 
-def plot_reliability(y: Any, mean: Any, bins: int = 15, ax: Any = None) -> Any:
+def plot_reliability(y: Any, mean: Any, bins: int = 15, ax: Axes | None = None) -> Axes:
     """Draw a reliability diagram with matplotlib.
 
     Args:
@@ -130,7 +133,7 @@ def plot_reliability(y: Any, mean: Any, bins: int = 15, ax: Any = None) -> Any:
 
 
 def expected_calibration_error(y: Any, mean: Any, bins: int = 15) -> float:
-    """Mean distance between confidence and accuracy, weighted by bins.
+    """Return the mean gap between confidence and accuracy, weighted by bins.
 
     `sum_b count_b / n |accuracy_b - confidence_b|` over the bins of
     `reliability_curve`.
@@ -164,7 +167,7 @@ def expected_calibration_error(y: Any, mean: Any, bins: int = 15) -> float:
 
 
 def brier_score(y: Any, mean: Any) -> float:
-    """Mean squared distance between probabilities and truth.
+    """Return the mean squared distance between probabilities and truth.
 
     `(1/n) sum_i sum_c (p_ic - [y_i = c])^2`, over all classes.
 
@@ -196,7 +199,7 @@ def brier_score(y: Any, mean: Any) -> float:
 
 
 def negative_log_likelihood(y: Any, mean: Any, log: bool = False) -> float:
-    """Mean of `-log p` of the true class, in nats.
+    """Return the mean of `-log p` of the true class, in nats.
 
     Nothing is added to a probability or cut off it: where one of 0 comes true, the
     result is infinite. The `log_mean` of an `MCPrediction` of scores is exact far
@@ -222,8 +225,6 @@ def negative_log_likelihood(y: Any, mean: Any, log: bool = False) -> float:
     """
     _checks.choice("log", log, (True, False))
     if log:
-        from ._arrays import numbers
-
         logs = numbers("mean", mean)
         if logs.ndim < 2:
             raise ValueError(

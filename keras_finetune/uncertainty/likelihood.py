@@ -1,4 +1,4 @@
-"""Log-likelihoods of targets under Monte Carlo samples of a regression."""
+"""How likely targets are under the samples of a regression, and the best precision."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import _checks
-from ._arrays import numbers, targets
-from ._entropy import logsumexp
+from keras_finetune import _checks
+from keras_finetune.uncertainty import _arrays, _search
+from keras_finetune.uncertainty._arrays import targets
+from keras_finetune.uncertainty._entropy import logsumexp
+
+# The search for a precision runs over its logarithm, this far from where it starts.
+_RANGE = 20.0
 
 
 def gaussian_log_likelihood(y: Any, samples: Any, tau: float) -> np.ndarray:
-    """Log-likelihood of targets under a mixture of equally wide Gaussians.
+    """Return the log-likelihood of targets under a mixture of equally wide Gaussians.
 
     For each row, with samples `f_t`, `t = 1..T`, of dimension `D`,
 
@@ -44,16 +48,63 @@ def gaussian_log_likelihood(y: Any, samples: Any, tau: float) -> np.ndarray:
       (Gal & Ghahramani, 2016)
     """
     tau = _checks.number("tau", tau, minimum=0, exclusive=True)
-    f = _samples("samples", samples)
-    y = targets("y", y, f.shape[1:])
-    dimension = y[0].size
-    distance = ((y - f) ** 2).reshape(len(f), len(y), -1).sum(axis=-1)
-    mixture = logsumexp(-tau / 2 * distance) - np.log(len(f))
-    return mixture - dimension / 2 * (np.log(2 * np.pi) - np.log(tau))
+    distance, dimension = _distances(y, samples)
+    return _mixture(distance, dimension, tau)
 
 
-def heteroscedastic_log_likelihood(y: Any, samples: Any, log_variance: Any) -> Any:
-    """Log-likelihood under Gaussians whose width the model predicts as well.
+def fit_precision(y: Any, samples: Any) -> float:
+    """Find the precision of the noise that makes held-out targets most likely.
+
+    It is the `tau` of the highest mean of `gaussian_log_likelihood`, what
+    `fit_temperature` is for classes: one number, fitted on data that the model was not
+    trained on. `1 / tau` is the aleatoric variance, what is left of the error when the
+    samples have explained their part. Of several maxima, which few held-out rows may
+    have, it is the one next to the precision of the mean's errors.
+
+    Args:
+        y: Targets of held-out inputs, shape `(rows, ...)`.
+        samples: Predictions for them, shape `(samples, rows, ...)`, such as the
+            `samples` of an `MCPrediction`, in the unit of `y`.
+
+    Returns:
+        One over the variance of the noise, in the unit of `y`, squared.
+
+    Raises:
+        TypeError: If an argument is not made of numbers.
+        ValueError: If shapes do not match, if a number is not finite, or if the
+            samples hit every target: no noise is left, and `tau` would be infinite.
+
+    Example:
+
+    >>> round(fit_precision([1.0, -1.0, 2.0, -2.0], np.zeros((1, 4))), 3)
+    0.4
+
+    References:
+
+    - [Dropout as a Bayesian Approximation](https://arxiv.org/abs/1506.02142)
+      (Gal & Ghahramani, 2016)
+    """
+    y = _arrays.finite("y", y)
+    f = _arrays.finite("samples", _arrays.samples("samples", samples))
+    distance, dimension = _distances(y, f)
+    if not distance.min(axis=0).any():
+        raise ValueError(
+            "Argument `y` must differ from the samples, or there is no noise to fit. "
+            f"Received: {len(y)} target(s), each equal to a sample"
+        )
+
+    def loss(log_tau: float) -> float:
+        return -float(_mixture(distance, dimension, float(np.exp(log_tau))).mean())
+
+    of_mean = ((targets("y", y, f.shape[1:]) - f.mean(axis=0)) ** 2).mean()
+    start = -float(np.log(of_mean if of_mean else distance.mean() / dimension))
+    return float(np.exp(_search.minimum(loss, start, start - _RANGE, start + _RANGE)))
+
+
+def heteroscedastic_log_likelihood(
+    y: Any, samples: Any, log_variance: Any
+) -> np.ndarray:
+    """Return the log-likelihood under Gaussians whose width the model predicts too.
 
     For each number `y`, with means `m_t` and logarithms of variances `s_t`,
 
@@ -82,7 +133,7 @@ def heteroscedastic_log_likelihood(y: Any, samples: Any, log_variance: Any) -> A
     - [What Uncertainties Do We Need in Bayesian Deep Learning for Computer Vision?](
       https://arxiv.org/abs/1703.04977) (Kendall & Gal, 2017)
     """
-    m = _samples("samples", samples)
+    m = _arrays.samples("samples", samples)
     s = targets("log_variance", log_variance, m.shape)
     y = targets("y", y, m.shape[1:])
     with np.errstate(over="ignore", invalid="ignore"):
@@ -92,11 +143,14 @@ def heteroscedastic_log_likelihood(y: Any, samples: Any, log_variance: Any) -> A
     return logsumexp(terms) - np.log(len(m)) - np.log(2 * np.pi) / 2
 
 
-def _samples(name: str, value: Any) -> np.ndarray:
-    array = numbers(name, value)
-    if array.ndim < 2 or array.size == 0:
-        raise ValueError(
-            f"Argument `{name}` must have the shape (samples, rows, ...). "
-            f"Received: {name} of shape {array.shape}"
-        )
-    return array
+def _distances(y: Any, samples: Any) -> tuple[np.ndarray, int]:
+    """Return `|y - f_t|^2`, shape (samples, rows), and the dimension of `y`."""
+    f = _arrays.samples("samples", samples)
+    y = targets("y", y, f.shape[1:])
+    distance = ((y - f) ** 2).reshape(len(f), len(y), -1).sum(axis=-1)
+    return distance, y[0].size
+
+
+def _mixture(distance: np.ndarray, dimension: int, tau: float) -> np.ndarray:
+    mixture = logsumexp(-tau / 2 * distance) - np.log(len(distance))
+    return mixture - dimension / 2 * (np.log(2 * np.pi) - np.log(tau))

@@ -1,24 +1,37 @@
-"""What Monte Carlo prediction finds out about one output of a model."""
+"""What several predictions of one output of a model say about their uncertainty."""
 
 from __future__ import annotations
 
-from typing import Any
+from statistics import NormalDist
+from typing import Any, Literal
 
 import numpy as np
 
-from .. import _checks
-from . import _streams
-from ._arrays import numbers, targets
-from ._entropy import binary_entropy, entropy
-from .likelihood import gaussian_log_likelihood
+from keras_finetune import _checks
+from keras_finetune.uncertainty import _arrays, _streams
+from keras_finetune.uncertainty._arrays import numbers, targets
+from keras_finetune.uncertainty._entropy import binary_entropy, entropy
+from keras_finetune.uncertainty.likelihood import gaussian_log_likelihood
 
 
 class MCPrediction:
     """The samples of one output of a model, and measures of their uncertainty.
 
-    Made by `keras_finetune.mc_predict`, or of samples from anywhere else by
-    `MCPrediction.from_samples`. All measures are computed in float64, entropies and
-    likelihoods are in nats. Rows are the inputs, in their order.
+    Made by `keras_finetune.mc_predict` from one model with dropout, by
+    `keras_finetune.uncertainty.ensemble_predict` from several trained models, or from
+    samples of any other origin by `MCPrediction.from_samples`. All measures are
+    computed in float64, entropies and likelihoods are in nats. Rows are the inputs, in
+    their order.
+
+    Uncertainty is *epistemic* where more training data would reduce it: the weights
+    are not known, and the samples disagree. It is *aleatoric* where no data would: the
+    targets themselves are noisy.
+
+    | | epistemic | aleatoric | total |
+    |---|---|---|---|
+    | classes | `mutual_information` | `expected_entropy` | `predictive_entropy` |
+    | values | `variance` | `1 / tau` | `predictive_variance(tau)` |
+    | interval of values | `credible_interval` | | `predictive_interval` |
 
     What an output stands for (`kind`) decides which measures it has:
 
@@ -33,9 +46,9 @@ class MCPrediction:
 
     - `mean` is `(1/T) sum_t p_t`;
     - `predictive_entropy` is `H[mean]`, the total uncertainty;
-    - `expected_entropy` is `(1/T) sum_t H[p_t]`, what is left if the weights were
-      known;
-    - `mutual_information` is their difference, what the weights leave open (BALD);
+    - `expected_entropy` is `(1/T) sum_t H[p_t]`, the aleatoric part: what would be
+      left if the weights were known;
+    - `mutual_information` is their difference, the epistemic part (BALD);
     - `variation_ratio` is `1 - max_c votes_c / T`, where a sample votes for its most
       probable class;
     - `max_probability` is `max_c mean_c`, and `top_class_std` the standard deviation
@@ -49,7 +62,7 @@ class MCPrediction:
         num_samples: Number of samples `T`.
         method: `"prefix once"` where the part of the model before its first random
             layer ran once a batch, `"whole model"` where the model could not be cut,
-            `"samples"` where the samples were given.
+            `"ensemble"` for several models, `"samples"` where the samples were given.
         seed: The seed that gives the same samples again, or `None`.
 
     Raises:
@@ -73,6 +86,10 @@ class MCPrediction:
       https://arxiv.org/abs/1112.5745) (Houlsby et al., 2011)
     - [Deep Bayesian Active Learning with Image Data](
       https://arxiv.org/abs/1703.02910) (Gal et al., 2017)
+    - [What Uncertainties Do We Need in Bayesian Deep Learning for Computer Vision?](
+      https://arxiv.org/abs/1703.04977) (Kendall & Gal, 2017), on the two kinds
+    - [Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles](
+      https://arxiv.org/abs/1612.01474) (Lakshminarayanan et al., 2017)
     - Elementary Applied Statistics (Freeman, 1965), on the variation ratio
     """
 
@@ -91,32 +108,32 @@ class MCPrediction:
         self.seed = seed
 
     @classmethod
-    def from_samples(cls, samples: Any, kind: str = "auto") -> MCPrediction:
-        """The measures of samples that were drawn by other means.
+    def from_samples(
+        cls, samples: Any, kind: _streams.Kind | Literal["auto"] = "auto"
+    ) -> MCPrediction:
+        """Measure samples of any origin: an ensemble, a Bayesian network, folds.
 
         Args:
-            samples: Array of shape `(samples, rows, ...)`.
+            samples: Array of shape `(samples, rows, ...)`, or a list of predictions
+                of the shape `(rows, ...)`.
             kind: What they stand for; `"auto"` takes rows of probabilities that sum
                 to 1 for probabilities, and everything else for values.
+
+        Returns:
+            The prediction, its samples kept.
         """
         _checks.choice("kind", kind, ("auto", *_streams.KINDS))
-        array = numbers("samples", samples)
-        if array.ndim < 2 or array.size == 0:
-            raise ValueError(
-                "Argument `samples` must have the shape (samples, rows, ...). "
-                f"Received: samples of shape {array.shape}"
-            )
-        if kind == "auto":
-            kind = _streams.recognize(array, None)
-        if not _streams.is_kind(array, kind):
+        array = _arrays.samples("samples", samples)
+        known = _streams.recognize(array, None) if kind == "auto" else kind
+        if not _streams.is_kind(array, known):
             raise ValueError(
                 "Argument `kind` must be what the samples are. "
                 f"Received: kind={kind!r} for samples outside its range"
             )
-        stream = _streams.Stream(kind, keep=True)
+        stream = _streams.Stream(known, keep=True)
         stream.update(array)
         stream.end_batch()
-        return cls(stream.result(), kind, len(array), "samples", None)
+        return cls(stream.result(), known, len(array), "samples", None)
 
     def __repr__(self) -> str:
         kept = "kept" if self._statistics["samples"] is not None else "not kept"
@@ -135,8 +152,8 @@ class MCPrediction:
         """The outputs as the model gave them, shape `(samples, rows, ...)`."""
         if self._statistics["samples"] is None:
             raise ValueError(
-                "The samples were not kept. Call `mc_predict` with `keep_samples=True` "
-                "for `samples`, `quantile`, `interval` and `log_likelihood`."
+                "The samples were not kept. Predict with `keep_samples=True` for "
+                "`samples`, `quantile`, `credible_interval` and `log_likelihood`."
             )
         return self._statistics["samples"]
 
@@ -147,7 +164,7 @@ class MCPrediction:
 
     @property
     def variance(self) -> np.ndarray:
-        """Variance over samples, divided by `T`: 0 for a single sample."""
+        """Variance over samples, divided by `T`: 0 for a single sample. Epistemic."""
         return self._statistics["squares"] / self.num_samples
 
     @property
@@ -188,7 +205,10 @@ class MCPrediction:
 
     @property
     def predictive_entropy(self) -> np.ndarray:
-        """Entropy of the mean, from 0 to the logarithm of the number of classes."""
+        """Entropy of the mean, from 0 to the logarithm of the number of classes.
+
+        The total uncertainty.
+        """
         self._require_classes("predictive_entropy")
         if self._is_binary:
             return _squeeze(binary_entropy(np.clip(self.mean, 0, 1)))
@@ -196,14 +216,14 @@ class MCPrediction:
 
     @property
     def expected_entropy(self) -> np.ndarray:
-        """Mean of the samples' entropies."""
+        """Mean of the samples' entropies: the aleatoric part of the total."""
         self._require_classes("expected_entropy")
         found = self._statistics["entropies"] / self.num_samples
         return _squeeze(found) if self._is_binary else found
 
     @property
     def mutual_information(self) -> np.ndarray:
-        """Predictive less expected entropy; never negative."""
+        """Predictive less expected entropy, never negative: the epistemic part."""
         return np.maximum(self.predictive_entropy - self.expected_entropy, 0.0)
 
     @property
@@ -237,7 +257,7 @@ class MCPrediction:
     # ------------------------------------------------------------------ regression
 
     def quantile(self, q: Any) -> np.ndarray:
-        """Quantiles over samples of the outputs as the model gave them.
+        """Return quantiles over samples of the outputs as the model gave them.
 
         Args:
             q: A number in [0, 1], or several, which then are the first axis.
@@ -247,37 +267,71 @@ class MCPrediction:
             raise ValueError(f"Argument `q` must lie in [0, 1]. Received: q={q!r}")
         return np.quantile(self.samples.astype("float64"), levels, axis=0)
 
-    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """The central interval that holds a share of the samples.
+    def credible_interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Return the central interval that holds a share of the samples.
 
-        It is one of the model's function, not of observations: these scatter around
-        the function with the variance `1 / tau` in addition.
+        It is one of the model's function: epistemic uncertainty alone. Observations
+        scatter around the function, so that far fewer than `level` of the targets lie
+        inside; for them see `predictive_interval`.
 
         Args:
             level: The share, in (0, 1).
 
         Returns:
-            Lower and upper ends.
+            Lower and upper ends, each of the shape of `mean`, in the unit in which the
+            model gave the outputs.
         """
-        level = _checks.number("level", level, minimum=0, exclusive=True)
-        if level >= 1:
-            raise ValueError(
-                f"Argument `level` must be a number in (0, 1). Received: level={level}"
-            )
+        level = _arrays.level(level)
         lower, upper = self.quantile([(1 - level) / 2, (1 + level) / 2])
         return lower, upper
 
-    def rescale(self, scale: Any, offset: Any = 0.0) -> MCPrediction:
-        """The prediction in another unit: `scale * output + offset`.
+    def predictive_interval(
+        self, level: float, tau: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the central interval in which an observation is expected.
 
-        For a target that was standardised for training: `rescale(y.std(), y.mean())`.
+        `mean -+ z sqrt(1 / tau + variance)` with `z` the quantile `(1 + level) / 2` of
+        a standard normal distribution: the interval of the Gaussian that has the mean
+        and the variance of the predictive distribution, as for deep ensembles. Needs
+        no kept samples. It holds its level as far as errors are Gaussian; a promise
+        for any distribution is `keras_finetune.uncertainty.conformal_interval`.
 
         Args:
-            scale: A number, or one for each output unit.
+            level: Share of the observations, in (0, 1).
+            tau: Precision of the observation noise, in the unit of the prediction,
+                such as `keras_finetune.uncertainty.fit_precision` finds.
+
+        Returns:
+            Lower and upper ends, each of the shape of `mean`.
+        """
+        level = _arrays.level(level)
+        half = NormalDist().inv_cdf((1 + level) / 2) * np.sqrt(
+            self.predictive_variance(tau)
+        )
+        return self.mean - half, self.mean + half
+
+    def rescale(self, scale: Any, offset: Any = 0.0) -> MCPrediction:
+        """Return the prediction in another unit: `scale * output + offset`.
+
+        For targets that were standardised for training: `rescale(y.std(), y.mean())`,
+        or in one argument the scaler that did it, such as scikit-learn's
+        `StandardScaler` or `MinMaxScaler`.
+
+        Args:
+            scale: A number, or one for each output unit, not 0; or a fitted scaler of
+                the targets with an affine `inverse_transform`.
             offset: A number, or one for each output unit.
+
+        Returns:
+            A prediction in the new unit.
         """
         self._require_values("rescale")
-        scale, offset = numbers("scale", scale), numbers("offset", offset)
+        if hasattr(scale, "inverse_transform"):
+            scale, offset = _affine(scale, self.mean.shape)
+        scale = _per_unit("scale", scale, self.mean.shape)
+        offset = _per_unit("offset", offset, self.mean.shape)
+        if not scale.all():
+            raise ValueError(f"Argument `scale` must not be 0. Received: scale={scale}")
         found = self._statistics
         samples = found["samples"]
         if samples is not None:
@@ -292,7 +346,9 @@ class MCPrediction:
         )
 
     def predictive_variance(self, tau: float) -> np.ndarray:
-        """Variance of an observation: `1 / tau` plus the variance over samples.
+        """Return the variance of an observation: `1 / tau` plus `variance`.
+
+        The total of aleatoric and epistemic uncertainty.
 
         Args:
             tau: Precision of the observation noise, in the unit of the prediction.
@@ -302,7 +358,7 @@ class MCPrediction:
         return 1.0 / tau + self.variance
 
     def log_likelihood(self, y: Any, tau: float) -> np.ndarray:
-        """Log-likelihood of targets, one number a row, in nats.
+        """Return the log-likelihood of targets, one number a row, in nats.
 
         `logsumexp_t(-tau/2 |y - f_t|^2) - log T - D/2 log(2 pi) + D/2 log(tau)`; see
         `gaussian_log_likelihood`.
@@ -315,7 +371,7 @@ class MCPrediction:
         return gaussian_log_likelihood(y, self.samples, tau)
 
     def rmse(self, y: Any) -> float:
-        """Root of the mean squared error of `mean`, over all rows and units.
+        """Return the root mean squared error of `mean`, over all rows and units.
 
         Args:
             y: Targets, in the unit of the prediction (see `rescale`).
@@ -348,5 +404,39 @@ class MCPrediction:
 
 
 def _squeeze(array: np.ndarray) -> np.ndarray:
-    """Without the last axis, where it has one entry and is not the only one."""
+    """Return `array` without a last axis of one, unless it is the only axis."""
     return array[..., 0] if array.ndim > 1 and array.shape[-1] == 1 else array
+
+
+def _per_unit(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a number, or one for each output unit; nothing else would broadcast."""
+    array = _arrays.numbers(name, value)
+    units = shape[-1] if len(shape) > 1 else 1
+    fits = array.size == 1 or array.shape in ((units,), (1, units))
+    if not fits or np.isinf(array).any():
+        raise ValueError(
+            f"Argument `{name}` must be a finite number, or one for each of {units} "
+            f"output unit(s). Received: {name} of shape {array.shape}"
+        )
+    return array.reshape(() if array.size == 1 else (units,))
+
+
+def _affine(scaler: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return scale and offset of what a fitted scaler undoes."""
+    units = shape[-1] if len(shape) > 1 else 1
+    points = np.repeat([[0.0], [1.0], [2.0]], units, axis=1)
+    try:
+        zero, one, two = _arrays.targets(
+            "scale", scaler.inverse_transform(points), points.shape
+        )
+    except Exception as error:
+        raise ValueError(
+            f"Argument `scale` must be a fitted scaler of {units} target column(s). "
+            f"Received: scale={scaler!r} ({error})"
+        ) from error
+    if not np.allclose(two - one, one - zero, rtol=1e-6):
+        raise ValueError(
+            "Argument `scale` must undo its transform by `scale * output + offset`. "
+            f"Received: scale={scaler!r}, which is not affine"
+        )
+    return one - zero, zero

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import numbers, targets
+from keras_finetune.uncertainty._arrays import numbers, targets
 
 
 class RiskCoverage(NamedTuple):
@@ -22,7 +22,7 @@ class RiskCoverage(NamedTuple):
 
 
 def risk_coverage(errors: Any, uncertainty: Any) -> RiskCoverage:
-    """Mean error among the inputs that are kept, from the most certain one to all.
+    """Compute the error among the inputs kept, from the most certain one to all.
 
     Inputs that are equally uncertain share their errors equally, so that the curve
     does not depend on their order.

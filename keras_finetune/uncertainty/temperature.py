@@ -6,25 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from .. import _checks
-from ._arrays import labels, numbers
-from ._entropy import log_softmax, logsumexp
+from keras_finetune import _checks
+from keras_finetune.uncertainty import _search
+from keras_finetune.uncertainty._arrays import labels, numbers
+from keras_finetune.uncertainty._entropy import log_softmax, logsumexp
 
 # The search runs over the logarithm of the temperature, from e^-5 to e^5.
 _RANGE = 5.0
-_GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
 
 
 def fit_temperature(y: Any, logits: Any) -> float:
-    """The temperature that makes held-out labels most likely.
+    """Find the temperature that makes held-out labels most likely.
 
     It minimises the negative log-likelihood of `(1/T) sum_t softmax(z_t / theta)`:
     every sample is divided by `theta`, then they are averaged. Without samples this
     is the method of Guo et al. Of several minima, which only samples may have, it is
     the one downhill from 1.
-
-    SciPy's `minimize_scalar` was considered; a golden-section search over the
-    logarithm is a dozen lines, and SciPy no dependency of Keras.
 
     Args:
         y: Labels of held-out inputs, shape `(rows,)`, or one-hot rows.
@@ -58,28 +55,11 @@ def fit_temperature(y: Any, logits: Any) -> float:
         logs = _log_mean(z, float(np.exp(log_temperature)))
         return -float(np.take_along_axis(logs, y[:, np.newaxis], axis=-1).mean())
 
-    # Downhill from 1 in steps of an eighth. Single predictions have one minimum. Those
-    # of samples may have another at 0, where each sample casts a vote: it fits a small
-    # held-out set by chance, and is far off on the next.
-    here, step = 0.0, 0.125
-    best = loss(here)
-    for direction in (-step, step):
-        while abs(here + direction) <= _RANGE and loss(here + direction) < best:
-            here += direction
-            best = loss(here)
-    low, high = max(here - step, -_RANGE), min(here + step, _RANGE)
-    while high - low > 1e-7:
-        first = high - _GOLDEN * (high - low)
-        second = low + _GOLDEN * (high - low)
-        if loss(first) <= loss(second):
-            high = second
-        else:
-            low = first
-    return float(np.exp((low + high) / 2))
+    return float(np.exp(_search.minimum(loss, 0.0, -_RANGE, _RANGE)))
 
 
 def apply_temperature(logits: Any, temperature: float) -> np.ndarray:
-    """Mean probabilities at a temperature.
+    """Return the mean probabilities at a temperature.
 
     `(1/T) sum_t softmax(z_t / temperature)`.
 
