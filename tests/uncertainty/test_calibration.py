@@ -149,6 +149,8 @@ def test_bad_input_is_refused():
         lambda: brier_score(Y[:-1], P),
         lambda: brier_score(Y + 1, P),
         lambda: brier_score(Y + 0.5, P),
+        # Soft labels are not one-hot rows.
+        lambda: brier_score(P, P),
         lambda: expected_calibration_error(Y, P, bins=0),
         lambda: negative_log_likelihood(Y, P[0]),
         lambda: fit_temperature(Y, P[0]),

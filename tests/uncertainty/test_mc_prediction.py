@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 
 from keras_finetune.uncertainty import (
     MCPrediction,
@@ -151,13 +152,59 @@ def regression():
     return MCPrediction.from_samples(RNG.normal(size=(30, 5, 2)))
 
 
-def test_quantiles_and_intervals(regression):
-    lower, upper = regression.interval(0.9)
+def test_quantiles_and_intervals_of_the_function(regression):
+    lower, upper = regression.credible_interval(0.9)
     np.testing.assert_allclose(lower, np.quantile(regression.samples, 0.05, axis=0))
     np.testing.assert_allclose(upper, np.quantile(regression.samples, 0.95, axis=0))
     medians = np.median(regression.samples, axis=0)
     np.testing.assert_allclose(regression.quantile(0.5), medians)
     assert regression.quantile([0.1, 0.2, 0.3]).shape == (3, 5, 2)
+
+
+def test_predictive_intervals_are_those_of_a_gaussian_of_the_total_variance(regression):
+    low, high = regression.predictive_interval(0.9, tau=4.0)
+    total = np.sqrt(0.25 + regression.samples.var(axis=0))
+    known = scipy.stats.norm(regression.samples.mean(axis=0), total)
+    np.testing.assert_allclose(low, known.ppf(0.05))
+    np.testing.assert_allclose(high, known.ppf(0.95))
+    assert low.shape == high.shape == regression.mean.shape
+    # Without kept samples too.
+    streamed = in_parts(regression.samples, "values", 3)
+    np.testing.assert_allclose(streamed.predictive_interval(0.9, 4.0), (low, high))
+
+
+@pytest.mark.parametrize("units", [1, 2])
+@pytest.mark.parametrize("scaler", [StandardScaler(), MinMaxScaler((-1, 3))])
+def test_a_scaler_of_the_targets_is_undone_in_one_argument(scaler, units):
+    y = RNG.normal([3, -5], [10, 0.1], size=(50, 2))[:, :units]
+    scaled = scaler.fit_transform(y)
+    samples = scaled + RNG.normal(size=(7, 50, units))
+    prediction = MCPrediction.from_samples(samples).rescale(scaler)
+    expected = np.stack([scaler.inverse_transform(sample) for sample in samples])
+    np.testing.assert_allclose(prediction.samples, expected)
+    np.testing.assert_allclose(prediction.mean, expected.mean(axis=0))
+    np.testing.assert_allclose(prediction.std, expected.std(axis=0))
+
+
+def test_rescaling_that_does_not_fit_is_refused(regression):
+    crooked = FunctionTransformer(np.log, np.exp)
+    for arguments, message in (
+        (([1.0, 2.0, 3.0],), r"`scale`.*2 output unit\(s\).*\(3,\)"),
+        # One number a row would broadcast (5, 1) to (5, 5).
+        ((np.ones(5),), "`scale`"),
+        ((np.ones((5, 2)),), "`scale`"),
+        ((1.0, np.ones(5)), "`offset`"),
+        ((0.0,), "`scale` must not be 0"),
+        ((np.inf,), "`scale`.*finite"),
+        ((crooked,), "`scale`.*not affine"),
+        ((StandardScaler(),), "`scale`.*fitted scaler"),
+        ((StandardScaler().fit(np.ones((4, 3))),), "`scale`.*fitted scaler"),
+    ):
+        with pytest.raises(ValueError, match=f"{message}"):
+            regression.rescale(*arguments)
+    one_row_each = MCPrediction.from_samples(np.zeros((3, 5, 1)))
+    with pytest.raises(ValueError, match=r"`scale`.*\(5,\)"):
+        one_row_each.rescale(np.ones(5))
 
 
 def test_rescale(regression):
@@ -225,8 +272,21 @@ def test_measures_say_what_they_need(regression):
         classes.quantile(0.5)
     with pytest.raises(ValueError, match=r"shape \(5, 2\).*Received"):
         regression.rmse(np.zeros((5, 3)))
-    with pytest.raises(ValueError, match="`level`.*Received: level=1"):
-        regression.interval(1)
+    for level in (0, 1, 1.5, -0.1, 95):
+        for interval in (
+            regression.credible_interval,
+            lambda level: regression.predictive_interval(level, tau=1.0),
+        ):
+            with pytest.raises(ValueError, match=rf"`level`.*Received: level={level}"):
+                interval(level)
+    with pytest.raises(TypeError, match="`level`.*Received: level='95 %'"):
+        regression.credible_interval("95 %")
+    with pytest.raises(ValueError, match="`tau`.*Received: tau=-1"):
+        regression.predictive_interval(0.9, -1)
+    with pytest.raises(ValueError, match="predictive_variance.*probabilities"):
+        classes.predictive_interval(0.9, 1.0)
+    with pytest.raises(ValueError, match=r"`y`.*\(5, 2\).*\(5,\)"):
+        regression.rmse(np.zeros(5))
     with pytest.raises(ValueError, match="`q`.*Received: q=1.5"):
         regression.quantile(1.5)
     with pytest.raises(ValueError, match="`tau`.*Received: tau=0"):
