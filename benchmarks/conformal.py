@@ -288,7 +288,9 @@ def compare_intervals(splits, held_out, names):
         found = results.setdefault(name, {"held_out": rows, "ways": {}})["ways"]
         for _, held, new in divisions(len(y), rows, splits):
             for kind in (None, *scales):
-                scale = None if kind is None else (scales[kind][held], scales[kind][new])
+                scale = (
+                    None if kind is None else (scales[kind][held], scales[kind][new])
+                )
                 for library, way in INTERVALS.items():
                     if not INSTALLED.get(library, True):
                         continue
@@ -297,7 +299,10 @@ def compare_intervals(splits, held_out, names):
                         continue
                     low, high = ends
                     found.setdefault(f"{kind or 'constant'}, {library}", []).append(
-                        [interval_coverage(y[new], low, high), float(np.mean(high - low))]
+                        [
+                            interval_coverage(y[new], low, high),
+                            float(np.mean(high - low)),
+                        ]
                     )
     return results
 
