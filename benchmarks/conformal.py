@@ -26,6 +26,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from _data import load
+from _uncertainty_tables import conformal
 
 from keras_finetune.uncertainty import (
     conformal_interval,
@@ -36,7 +37,6 @@ from keras_finetune.uncertainty import (
 )
 
 LEVEL = 0.9
-RESULTS = Path(__file__).parent / "results" / "conformal.json"
 INSTALLED = {
     name: importlib.util.find_spec(module) is not None
     for name, module in (
@@ -322,22 +322,6 @@ def summarize(runs):
     }
 
 
-def table(results):
-    """The Markdown table of the documentation."""
-    lines = [
-        "| data | way | share held | promised | mean size or width |",
-        "|---|---|---|---|---|",
-    ]
-    for name, found in results["data"].items():
-        for way, numbers in found["ways"].items():
-            coverage, error = numbers["coverage"]
-            lines.append(
-                f"| {name} | {way} | {coverage:.4f} ± {error:.4f} "
-                f"| {found['expected']:.4f} | {numbers['size'][0]:.3f} |"
-            )
-    return "\n".join(lines)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--splits", type=int, default=200)
@@ -360,7 +344,7 @@ def main():
         }
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(table(results))
+    print(conformal(results))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from _data import load
+from _uncertainty_tables import CALIBRATION, DETECTION, out_of_distribution
 from sklearn.metrics import roc_auc_score
 
 from keras_finetune.uncertainty import (
@@ -32,7 +33,6 @@ from keras_finetune.uncertainty import (
 )
 
 KNOWN = 8
-RESULTS = Path(__file__).parent / "results" / "out_of_distribution.json"
 MEASURES = {
     "1 - max probability": lambda found: 1 - found.max_probability,
     "predictive entropy": lambda found: found.predictive_entropy,
@@ -106,28 +106,6 @@ def run(x, y, seed, options):
     return {key: float(value) for key, value in found.items()}
 
 
-def table(results, *rows):
-    """A Markdown table of the documentation: some rows, a column for each way."""
-    ways = ("deterministic", "Monte Carlo", "ensemble")
-    lines = ["| | " + " | ".join(ways) + " |", "|---" * 4 + "|"]
-    for row in rows:
-        cells = []
-        for way in ways:
-            mean, error = results.get(f"{row}, {way}", (None, None))
-            cells.append("" if mean is None else f"{mean:.4f} ± {error:.4f}")
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-DETECTION = tuple(f"AUROC {measure}" for measure in MEASURES)
-CALIBRATION = (
-    "accuracy",
-    "accuracy of the most certain 90 %",
-    "calibration error",
-    "negative log-likelihood",
-)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
@@ -149,7 +127,7 @@ def main():
         error = values.std(ddof=min(1, len(values) - 1)) / np.sqrt(len(values))
         summary[key] = [round(float(values.mean()), 4), round(float(error), 4)]
     print(f"\nmean ± standard error over {options.seeds} seeds")
-    print(table(summary, *DETECTION, *CALIBRATION))
+    print(out_of_distribution(summary, DETECTION + CALIBRATION))
     if options.json:
         text = json.dumps(summary, indent=1) + "\n"
         options.json.write_text(text, encoding="utf-8")

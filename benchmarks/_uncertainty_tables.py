@@ -1,0 +1,93 @@
+"""The tables of the documentation, made of the kept results without any framework."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+WAYS = ("deterministic", "Monte Carlo", "ensemble")
+DETECTION = (
+    "AUROC 1 - max probability",
+    "AUROC predictive entropy",
+    "AUROC mutual information",
+    "AUROC variation ratio",
+)
+CALIBRATION = (
+    "accuracy",
+    "accuracy of the most certain 90 %",
+    "calibration error",
+    "negative log-likelihood",
+)
+
+
+def out_of_distribution(results, rows):
+    """Some rows of `out_of_distribution.py`, a column for each way to predict."""
+    lines = ["| | " + " | ".join(WAYS) + " |", "|---" * 4 + "|"]
+    for row in rows:
+        cells = []
+        for way in WAYS:
+            mean, error = results.get(f"{row}, {way}", (None, None))
+            cells.append("" if mean is None else f"{mean:.4f} ± {error:.4f}")
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def conformal(results):
+    """The shares and sizes of `conformal.py`, a row for each library."""
+    lines = [
+        "| data | score | library | share held | promised | mean size or width |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, found in results["data"].items():
+        for way, numbers in found["ways"].items():
+            score, library = way.split(", ")
+            coverage, error = numbers["coverage"]
+            lines.append(
+                f"| {name} | {score} | {library} | {coverage:.4f} ± {error:.4f} "
+                f"| {found['expected']:.4f} | {numbers['size'][0]:.3f} |"
+            )
+    return "\n".join(lines)
+
+
+def coverage(results):
+    """Coverage and width of `coverage.py`, a column for each data set."""
+    sets = results["sets"]
+    names = sorted(sets)
+    header = [f"{name} | width" for name in names]
+    lines = ["| interval | " + " | ".join(header) + " |"]
+    lines.append("|---" * (1 + 2 * len(names)) + "|")
+    for way in sets[names[0]]["ways"]:
+        cells = []
+        for name in names:
+            values = np.array(sets[name]["ways"][way])
+            mean = values.mean(axis=0)
+            error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+            cells.append(f"{mean[0]:.3f} ± {error[0]:.3f} | {mean[1]:.1f}")
+        lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    promised = " | ".join(f"{sets[name]['expected']:.3f} |" for name in names)
+    lines.append(f"| promised by conformal prediction | {promised} |")
+    return "\n".join(lines)
+
+
+# By the name of a table: the page that shows it, the results, and what makes it.
+TABLES = {
+    "detection": (
+        "features/monte_carlo_dropout.md",
+        "out_of_distribution.json",
+        lambda results: out_of_distribution(results, DETECTION),
+    ),
+    "calibration": (
+        "features/monte_carlo_dropout.md",
+        "out_of_distribution.json",
+        lambda results: out_of_distribution(results, CALIBRATION),
+    ),
+    "conformal": ("features/conformal.md", "conformal.json", conformal),
+    "coverage": ("recipes/regression.md", "coverage.json", coverage),
+}
+
+
+def table(name):
+    """A table of the documentation, from the kept results."""
+    _, file, make = TABLES[name]
+    return make(json.loads((RESULTS / file).read_text(encoding="utf-8")))

@@ -1,0 +1,20 @@
+"""The tables of uncertainty in the documentation are those of the kept results."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PATH = ROOT / "benchmarks" / "_uncertainty_tables.py"
+SPEC = importlib.util.spec_from_file_location(PATH.stem, PATH)
+SCRIPT = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(SCRIPT)
+
+
+@pytest.mark.parametrize("name", SCRIPT.TABLES)
+def test_tables_are_those_of_the_results(name):
+    page, _, _ = SCRIPT.TABLES[name]
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    shown = text.split(f"<!-- begin: {name} -->")[1].split("<!-- end: ")[0].strip()
+    assert shown == SCRIPT.table(name)
