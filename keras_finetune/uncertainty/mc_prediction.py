@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from keras_finetune import _checks
-from keras_finetune.uncertainty import _arrays, _streams
+from keras_finetune.uncertainty import _arrays, _streams, _units
 from keras_finetune.uncertainty._arrays import numbers, targets
 from keras_finetune.uncertainty._entropy import binary_entropy, entropy
 from keras_finetune.uncertainty.likelihood import gaussian_log_likelihood
@@ -326,12 +326,7 @@ class MCPrediction:
             A prediction in the new unit.
         """
         self._require_values("rescale")
-        if hasattr(scale, "inverse_transform"):
-            scale, offset = _affine(scale, self.mean.shape)
-        scale = _per_unit("scale", scale, self.mean.shape)
-        offset = _per_unit("offset", offset, self.mean.shape)
-        if not scale.all():
-            raise ValueError(f"Argument `scale` must not be 0. Received: scale={scale}")
+        scale, offset = _units.affine(scale, offset, self.mean.shape)
         found = self._statistics
         samples = found["samples"]
         if samples is not None:
@@ -406,37 +401,3 @@ class MCPrediction:
 def _squeeze(array: np.ndarray) -> np.ndarray:
     """Return `array` without a last axis of one, unless it is the only axis."""
     return array[..., 0] if array.ndim > 1 and array.shape[-1] == 1 else array
-
-
-def _per_unit(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a number, or one for each output unit; nothing else would broadcast."""
-    array = _arrays.numbers(name, value)
-    units = shape[-1] if len(shape) > 1 else 1
-    fits = array.size == 1 or array.shape in ((units,), (1, units))
-    if not fits or np.isinf(array).any():
-        raise ValueError(
-            f"Argument `{name}` must be a finite number, or one for each of {units} "
-            f"output unit(s). Received: {name} of shape {array.shape}"
-        )
-    return array.reshape(() if array.size == 1 else (units,))
-
-
-def _affine(scaler: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return scale and offset of what a fitted scaler undoes."""
-    units = shape[-1] if len(shape) > 1 else 1
-    points = np.repeat([[0.0], [1.0], [2.0]], units, axis=1)
-    try:
-        zero, one, two = _arrays.targets(
-            "scale", scaler.inverse_transform(points), points.shape
-        )
-    except Exception as error:
-        raise ValueError(
-            f"Argument `scale` must be a fitted scaler of {units} target column(s). "
-            f"Received: scale={scaler!r} ({error})"
-        ) from error
-    if not np.allclose(two - one, one - zero, rtol=1e-6):
-        raise ValueError(
-            "Argument `scale` must undo its transform by `scale * output + offset`. "
-            f"Received: scale={scaler!r}, which is not affine"
-        )
-    return one - zero, zero
