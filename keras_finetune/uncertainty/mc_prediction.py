@@ -278,8 +278,8 @@ class MCPrediction:
             level: The share, in (0, 1).
 
         Returns:
-            Lower and upper ends, each of the shape of `mean`, in the unit in which the
-            model gave the outputs.
+            Lower and upper ends, each of the shape of the outputs; of the scores, if
+            the model gave those.
         """
         level = _arrays.level(level)
         lower, upper = self.quantile([(1 - level) / 2, (1 + level) / 2])
