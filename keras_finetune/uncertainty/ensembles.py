@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from keras_finetune import _checks
-from keras_finetune._engine import keras, sampling
+from keras_finetune._engine import keras
+from keras_finetune._engine.sampling import predicted
 from keras_finetune.uncertainty import _streams
 from keras_finetune.uncertainty.mc_prediction import MCPrediction
 
@@ -92,10 +93,10 @@ def ensemble_predict(
     count = 0
     for model in models:
         _check_model(model, count)
-        predicted = model.predict(x, batch_size=batch_size, verbose=verbose)
-        flat = [np.asarray(values) for values in sampling.flatten(predicted)]
+        outputs = model.predict(x, batch_size=batch_size, verbose=verbose)
+        flat = [np.asarray(values) for values in predicted.flatten(outputs)]
         if not streams:
-            structure, shapes = predicted, [values.shape for values in flat]
+            structure, shapes = outputs, [values.shape for values in flat]
             streams = _make_streams(model, flat, output, keep_samples)
         _check_outputs(flat, shapes, count)
         for stream, values in zip(streams, flat, strict=True):
@@ -111,7 +112,7 @@ def ensemble_predict(
         MCPrediction(stream.result(), stream.kind, count, "ensemble", None)
         for stream in streams
     ]
-    return sampling.pack(structure, results)
+    return predicted.pack(structure, results)
 
 
 def _make_streams(
@@ -123,7 +124,7 @@ def _make_streams(
             f"Argument `output` must name {len(flat)} kind(s), one for each output of "
             f"the models. Received: output={output!r}"
         )
-    told = sampling.output_kinds(model, len(flat))
+    told = predicted.kinds(model, len(flat))
     kinds = []
     for values, kind, known in zip(flat, wanted, told, strict=True):
         if kind == "auto":
