@@ -16,14 +16,16 @@ from keras_finetune.uncertainty.mc_prediction import MCPrediction
 _Output = _streams.Kind | Literal["auto"]
 
 
+# Models of several outputs give their own structure, which no annotation can know:
+# `| Any` lets `isinstance` narrow it.
 def ensemble_predict(
     models: Iterable[Any],
     x: Any,
     batch_size: int | None = None,
     keep_samples: bool = False,
-    verbose: Literal["auto"] | int = "auto",
+    verbose: Literal["auto", 0, 1, 2] = "auto",
     output: _Output | list[_Output] = "auto",
-) -> Any:
+) -> MCPrediction | Any:
     """Predict with several trained models, each a sample of the measures.
 
     For networks that were trained from different starts (a deep ensemble), the
