@@ -34,18 +34,28 @@ def out_of_distribution(results, rows):
 
 
 def conformal(results):
-    """The shares and sizes of `conformal.py`, a row for each library."""
+    """The shares of `conformal.py`, and the sizes of each library."""
+    libraries = ("keras-finetune", "MAPIE", "crepes", "keras-proba")
     lines = [
-        "| data | score | library | share held | promised | mean size or width |",
-        "|---|---|---|---|---|---|",
+        "| data | score | share held | promised | size | "
+        + " | ".join(libraries[1:])
+        + " |",
+        "|---" * (5 + len(libraries) - 1) + "|",
     ]
     for name, found in results["data"].items():
+        scores = {}
         for way, numbers in found["ways"].items():
             score, library = way.split(", ")
-            coverage, error = numbers["coverage"]
+            scores.setdefault(score, {})[library] = numbers
+        for score, known in scores.items():
+            share, error = known[libraries[0]]["coverage"]
+            sizes = [
+                f"{known[library]['size'][0]:.3f}" if library in known else ""
+                for library in libraries
+            ]
             lines.append(
-                f"| {name} | {score} | {library} | {coverage:.4f} ± {error:.4f} "
-                f"| {found['expected']:.4f} | {numbers['size'][0]:.3f} |"
+                f"| {name} | {score} | {share:.4f} ± {error:.4f} "
+                f"| {found['expected']:.4f} | " + " | ".join(sizes) + " |"
             )
     return "\n".join(lines)
 
