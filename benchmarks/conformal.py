@@ -141,7 +141,7 @@ def mapie_set(y, held, new, score, seed):
     from mapie.classification import SplitConformalClassifier
 
     known = SplitConformalClassifier(
-        Given(held.shape[1]),
+        given(held.shape[1]),
         confidence_level=LEVEL,
         conformity_score=score,
         random_state=np.random.RandomState(seed),
@@ -184,7 +184,7 @@ def mapie_interval(y, held, new, scales):
     if scales is not None:
         # MAPIE's scaled score fits or takes a model of the residuals.
         return None
-    known = SplitConformalRegressor(Given(0), confidence_level=LEVEL, prefit=True)
+    known = SplitConformalRegressor(given(0), confidence_level=LEVEL, prefit=True)
     known.conformalize(held[:, np.newaxis], y)
     return known.predict_interval(new[:, np.newaxis])[1][..., 0].T
 
@@ -205,39 +205,26 @@ def keras_proba_interval(y, held, new, scales):
     return [np.asarray(end) for end in model.predict_interval(new, scale=unknown)]
 
 
-class Given:
+def given(classes):
     """A fitted scikit-learn estimator whose inputs are its predictions."""
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
-    def __init__(self, classes):
-        self.classes = classes
-        self.classes_ = np.arange(classes)
-        self._estimator_type = "classifier" if classes else "regressor"
+    class Given(ClassifierMixin if classes else RegressorMixin, BaseEstimator):
+        classes_ = np.arange(classes)
 
-    def fit(self, x, y):
-        return self
+        def fit(self, x, y):
+            return self
 
-    def __sklearn_is_fitted__(self):
-        return True
+        def __sklearn_is_fitted__(self):
+            return True
 
-    def __sklearn_tags__(self):
-        from sklearn.base import ClassifierMixin, RegressorMixin
+        def predict_proba(self, x):
+            return x
 
-        mixin = ClassifierMixin if self.classes else RegressorMixin
-        base = type("Base", (mixin, Tagged), {})
-        return base().__sklearn_tags__()
+        def predict(self, x):
+            return x.argmax(axis=-1) if classes else x[:, 0]
 
-    def predict_proba(self, x):
-        return x
-
-    def predict(self, x):
-        return x.argmax(axis=-1) if self.classes else x[:, 0]
-
-
-class Tagged:
-    def __sklearn_tags__(self):
-        from sklearn.base import BaseEstimator
-
-        return BaseEstimator().__sklearn_tags__()
+    return Given()
 
 
 SETS = {
