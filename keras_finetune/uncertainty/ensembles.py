@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from keras_finetune import _checks
-from keras_finetune._engine import keras
+from keras_finetune._engine import keras, sampling
 from keras_finetune._engine.sampling import predicted
 from keras_finetune.uncertainty import _streams
 from keras_finetune.uncertainty.mc_prediction import MCPrediction
@@ -114,7 +114,7 @@ def ensemble_predict(
         MCPrediction(stream.result(), stream.kind, count, "ensemble", None)
         for stream in streams
     ]
-    return predicted.pack(structure, results)
+    return sampling.pack(structure, results)
 
 
 def _make_streams(

@@ -78,6 +78,15 @@ def test_what_the_outputs_are_is_told_by_the_model(activation, loss, kind):
     assert ensemble_predict(several, X, output="values", verbose=0).kind == "values"
 
 
+def test_the_last_layer_of_a_nested_model_tells_as_well():
+    def nested(seed):
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, model(seed, "sigmoid")(inputs))
+
+    prediction = ensemble_predict([nested(1), nested(2)], X, verbose=0)
+    assert prediction.kind == "binary"
+
+
 def test_models_of_several_outputs_give_a_prediction_for_each():
     def two_heads(seed):
         keras.utils.set_random_seed(seed)
