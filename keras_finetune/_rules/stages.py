@@ -32,9 +32,9 @@ class Stages:
     """The stages of one model.
 
     A variable belongs to one group, and its group decides when it trains. What was
-    frozen before `fit` stays frozen, at any depth, with one exception: a part that is
-    frozen as a whole is there to be unfrozen. The parts are the groups of a list, or
-    else the body and the head.
+    frozen before `fit` stays frozen, at any depth, with one exception: layers of a part
+    that is frozen as a whole are there to be unfrozen. The parts are the groups of a
+    list, or else the body and the head.
 
     Args:
         model: The model.
@@ -86,10 +86,18 @@ class Stages:
 
     def _release_if_frozen(self, part: Sequence[LayerGroup]) -> None:
         keys = {variable_key(v) for group in part for v in group.variables}
-        if not keys & self._before.trained:
-            self._released |= keys
-            layers = with_inner(_layers(part))
-            self._released.update(id(layer) for layer in layers)
+        if keys & self._before.trained:
+            return
+        # Layers that are frozen themselves; what is frozen inside of others stays so.
+        outer = [x for x in all_layers(self.model) if is_model(x)]
+        frozen = [x for x in _layers(part) if not self._before.flags[id(x)]]
+        for layer in with_inner(frozen):
+            self._released.add(id(layer))
+        held = [v for layer in frozen for v in weights(layer)]
+        held += [
+            v for x in outer if not self._before.flags[id(x)] for v in own_weights(x)
+        ]
+        self._released |= keys & {variable_key(v) for v in held}
 
     def _trainable_part(self, group: LayerGroup) -> list[Any]:
         return [v for v in group.variables if variable_key(v) in self._may_train]

@@ -15,9 +15,9 @@ def by_metric(**arguments):
 def run(progress, losses, first=0, last=2):
     """The stages of some epochs, as the callback goes through them."""
     stages = []
+    progress.fix(last, len(losses))
     for epoch, loss in enumerate(losses, start=first):
-        before = progress.stage_before(None, last)
-        stage = progress.stage_at(epoch, before, last)
+        before, stage = progress.stages_at(epoch, None, last)
         progress.enter(stage)
         if stage != before:
             progress.add({"epoch": epoch, "stage": stage})
@@ -66,8 +66,29 @@ def test_epochs_that_run_again_are_forgotten():
     progress.begin_fit()
     progress.forget_from(1)
     assert [entry["epoch"] for entry in history] == [0]
-    assert progress.stage_before(None, 2) == 0
+    assert progress.stages_at(1, None, 2) == (0, 1)
     progress.forget_from(0)
     assert history == []
-    assert progress.stage_before(None, 2) is None
-    assert progress.stage_before(1, 2) == 1  # a checkpoint tells
+    assert progress.stages_at(0, None, 2) == (None, 0)
+    assert progress.stages_at(2, 1, 2) == (1, 2)  # a checkpoint tells
+
+
+def test_stages_are_spread_over_the_first_half():
+    progress = Progress(None, None, "auto", 0.0, None)
+    assert run(progress, [0.0] * 8) == [0, 0, 1, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("epochs", range(1, 7))
+def test_all_groups_train_in_the_last_epoch(epochs):
+    progress = Progress(None, None, "auto", 0.0, None)
+    assert run(progress, [0.0] * epochs, last=4)[-1] == 4
+
+
+def test_a_longer_run_keeps_the_boundaries():
+    progress = Progress(None, None, "auto", 0.0, None)
+    run(progress, [0.0] * 8)
+    progress.begin_fit()
+    assert run(progress, [0.0] * 100, first=8)[0] == 2
+    resumed = Progress(None, None, "auto", 0.0, None)
+    resumed.restore(json.loads(json.dumps(progress.state())))
+    assert resumed.starts == [0, 2, 4]

@@ -46,10 +46,23 @@ def by_layer(**given):
 
 
 def test_decay():
-    assert factors() == by_layer(low=2.6**-2, middle=2.6**-1, head=1.0)
+    assert factors(decay=2.6) == by_layer(low=2.6**-2, middle=2.6**-1, head=1.0)
     assert factors(decay=4.0) == by_layer(low=1 / 16, middle=0.25, head=1.0)
-    assert factors(decay=0.5) == by_layer(low=4.0, middle=2.0, head=1.0)
     assert factors(decay=1) == by_layer(low=1.0, middle=1.0, head=1.0)
+
+
+def test_by_default_the_body_is_well_below_the_head():
+    assert factors() == by_layer(low=0.01, middle=0.1, head=1.0)
+
+
+@pytest.mark.parametrize("layers", [3, 30])
+def test_the_default_is_the_same_at_any_depth(layers):
+    body = [keras.layers.Dense(2, name=f"block{i}_dense") for i in range(layers)]
+    model = reference.make_model(body=body)
+    found = DiscriminativeLR().factors(model)
+    assert found["head/kernel"] == 1.0
+    assert found[f"block{layers - 1}_dense/kernel"] == pytest.approx(0.1)
+    assert found["block0_dense/kernel"] == pytest.approx(0.01)
 
 
 def test_a_list_goes_from_bottom_to_top():
@@ -179,24 +192,23 @@ def optimizers_of_both_kinds():
 # --- bounds and the base rate ---------------------------------------------------------
 
 
-def test_bounds_set_the_rate_of_a_new_optimizer():
+@pytest.mark.parametrize("bounds", [(1 / 16, 0.25), slice(1 / 16, 0.25)])
+def test_bounds_are_the_rates_whatever_that_of_the_optimizer(bounds):
     for optimizer in optimizers_of_both_kinds():
         model = compiled(optimizer)
-        rates = DiscriminativeLR(bounds=(1 / 16, 0.25), groups=GROUPS)
-        history = reference.fit(model, DATA, callbacks=[rates]).history
-        assert rate_of(model) == 0.25
-        assert history["learning_rate/low"] == [1 / 16]
-        # From then on only the ratio counts.
-        model.optimizer.learning_rate = 1.0
-        history = reference.fit(model, DATA, callbacks=[rates]).history
-        assert rate_of(model) == 1.0
-        assert history["learning_rate/low"] == [0.25]
+        rates = DiscriminativeLR(bounds=bounds, groups=GROUPS)
+        for base in (rate_of(model), 1.0):  # a new optimizer, and a used one
+            model.optimizer.learning_rate = base
+            history = reference.fit(model, DATA, callbacks=[rates]).history
+            assert rate_of(model) == base
+            assert history["learning_rate/low"] == [pytest.approx(1 / 16)]
+            assert history["learning_rate/head"] == [pytest.approx(0.25)]
 
 
-def test_bounds_keep_a_schedule():
+def test_bounds_under_a_schedule_are_refused():
     schedule = keras.optimizers.schedules.ExponentialDecay(1.0, 10_000, 1.0)
-    found = logged(keras.optimizers.SGD(schedule), bounds=(0.01, 0.04), groups=2)
-    assert list(found.values()) == [[0.25], [1.0]]
+    optimizer = keras.optimizers.SGD(schedule)
+    refused(ValueError, "bounds", optimizer, bounds=(0.01, 0.04), groups=2)
 
 
 # --- nothing left behind --------------------------------------------------------------
@@ -493,7 +505,8 @@ def test_a_legacy_optimizer_prepares_its_scalars_once_again_after_us():
         ({"decay": np.nan}, ValueError, "decay=nan"),
         ({"decay": "2"}, TypeError, "decay='2'"),
         ({"decay": True}, TypeError, "decay=True"),
-        ({"decay": None}, TypeError, "decay=None"),
+        ({"decay": 0.75}, ValueError, "write `decay=1 / 0.75`"),
+        ({"bounds": slice(1, 2, 3)}, TypeError, "bounds=slice(1, 2, 3)"),
         ({"multipliers": 0.5}, TypeError, "multipliers=0.5"),
         ({"multipliers": "head"}, TypeError, "multipliers='head'"),
         ({"multipliers": [1.0, -0.1]}, ValueError, "multipliers=-0.1"),
@@ -511,7 +524,8 @@ def test_a_legacy_optimizer_prepares_its_scalars_once_again_after_us():
         ({"bounds": (0.1, 0.2), "decay": 2.0}, ValueError, "decay=2.0, bounds="),
         ({"multipliers": [1.0], "decay": 2.0}, ValueError, "decay=2.0, multipliers="),
         ({"multipliers": [1.0], "bounds": (1, 2)}, ValueError, "Only one of"),
-        ({"log": "yes"}, ValueError, "log='yes'"),
+        ({"log": "yes"}, TypeError, "log='yes'"),
+        ({"log": 1}, TypeError, "log=1"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(arguments, error, message):
