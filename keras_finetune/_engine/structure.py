@@ -21,10 +21,14 @@ class Call(NamedTuple):
         layer: The layer that is called, or an operation that is no layer
             (`keras.ops.add(x, y)`).
         inputs: The positions, in the list of calls, of the calls it reads from.
+        taken: For each of these, which of its results is read.
+        floating: Whether a result is a floating-point tensor: no token, no mask.
     """
 
     layer: Any
     inputs: tuple[int, ...]
+    taken: tuple[int, ...] = ()
+    floating: bool = True
 
 
 def is_model(layer: Any) -> bool:
@@ -123,30 +127,89 @@ def numbered(names: Iterable[str]) -> list[str]:
     return distinct
 
 
+def has_graph(layer: Any) -> bool:
+    """Whether Keras knows how the direct children of a layer are connected."""
+    return is_sequential(layer) or hasattr(layer, "_nodes_by_depth")
+
+
 def calls(model: Any) -> tuple[Call, ...] | None:
     """The calls in a functional model's graph, a call after those it reads from.
 
     Returns `None` where Keras knows no graph: for subclassed models. A `Sequential`
     model needs none either.
     """
-    by_depth = getattr(model, "_nodes_by_depth", None)
-    if is_sequential(model) or by_depth is None:
+    if is_sequential(model) or not has_graph(model):
         return None
-    nodes = [
-        node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]
-    ]
+    nodes = _nodes(model)
     position = {id(node): i for i, node in enumerate(nodes)}
-    return tuple(
-        Call(
-            node.operation if KERAS_3 else node.layer,
-            tuple(
-                position[id(parent)]
-                for parent in node.parent_nodes
-                if id(parent) in position
-            ),
+    found = []
+    for node in nodes:
+        tensors = node.input_tensors if KERAS_3 else node.keras_inputs
+        reads = [_origin(position, tensor) for tensor in tensors]
+        reads = [read for read in reads if read is not None]
+        found.append(
+            Call(
+                node.operation if KERAS_3 else node.layer,
+                tuple(read[0] for read in reads),
+                tuple(read[1] for read in reads),
+                _is_floating(node.outputs),
+            )
         )
-        for node in nodes
-    )
+    return tuple(found)
+
+
+def results(model: Any) -> tuple[tuple[int, int], ...]:
+    """The outputs of a functional model: for each a position in `calls`, and which."""
+    position = {id(node): i for i, node in enumerate(_nodes(model))}
+    origins = [_origin(position, tensor) for tensor in model.outputs]
+    return tuple(origin for origin in origins if origin is not None)
+
+
+def _nodes(model: Any) -> list[Any]:
+    by_depth = model._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
+def _origin(position: dict[int, int], tensor: Any) -> tuple[int, int] | None:
+    """The node that makes a symbolic tensor, and which of its results it is."""
+    layer, node, index = tensor._keras_history
+    place = position.get(id(layer._inbound_nodes[node]))
+    return None if place is None else (place, index)
+
+
+def _is_floating(tensors: Any) -> bool:
+    if isinstance(tensors, dict):
+        tensors = list(tensors.values())
+    if isinstance(tensors, (list, tuple)):
+        return any(map(_is_floating, tensors))
+    return "float" in str(tensors.dtype)
+
+
+def attributes(layer: Any) -> dict[str, tuple[Any, ...]]:
+    """The direct children of a layer by the attribute that holds them.
+
+    Lists, tuples and dictionaries are looked into, however they are nested, and so is
+    a `Sequential`. What Keras keeps for itself is left out.
+    """
+    children = {id(child) for child in sublayers(layer)}
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, value in vars(layer).items():
+        if name not in ("_layers", "_metrics") and not name.startswith("_self_"):
+            held = [x for x in _held(value) if id(x) in children]
+            if is_sequential(value) and id(value) in children:
+                held = list(sublayers(value))
+            if held:
+                found[name] = tuple(held)
+    return found
+
+
+def _held(value: Any) -> list[Any]:
+    """The layers in a value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [layer for part in value for layer in _held(part)]
+    return [value] if isinstance(value, keras.layers.Layer) else []
 
 
 def foreign_keras(model: Any) -> str | None:

@@ -1,46 +1,86 @@
-"""The automatic groups: the runs of the pre-trained body, and the head."""
+"""The automatic groups: embeddings, the blocks of the pre-trained body, the head."""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
+from keras_finetune._engine import structure
+from keras_finetune._groups import kinds
+from keras_finetune._groups.blocks import find_blocks
+from keras_finetune._groups.containers import Containers
 from keras_finetune._groups.graph import connect, tie, with_parents
-from keras_finetune._groups.names import (
-    HEAD,
-    common_prefix,
-    is_named_by_keras,
-    unique,
-)
+from keras_finetune._groups.names import HEAD, common_prefix, is_named_by_keras, unique
 from keras_finetune._groups.runs import Run, cut
-from keras_finetune._groups.units import Unit, is_activation, is_normalization
+from keras_finetune._groups.units import Unit, flatten
 
 
-def automatic(model: Any, units: list[Unit]) -> list[Run]:
-    """The automatic groups, by the four rules that `layer_groups` documents."""
+def automatic(model: Any) -> tuple[list[Run], list[Unit]]:
+    """Return the automatic groups, and the units of a teacher, which are in none."""
+    units = flatten(model, Containers(model))
+    taught = _of_teacher(model, units)
+    units = [unit for unit in units if unit not in taught]
     connect(model, units)
+    find_blocks(units)
     body = _body(units)
-    units = [u for u in units if u in body] + [u for u in units if u not in body]
-    tie(model, units)
-    if body:
-        runs = cut(units[: len(body)])
-        head = units[len(body) :]
-    else:
-        runs = cut(units)
-        # Names tell no body: what comes last is the head, and what follows the last
-        # block that parallel branches or a composite layer tell.
-        blocks = [i for i, run in enumerate(runs[:-1]) if run.is_block]
-        last = blocks[-1] + 1 if blocks else len(runs) - 1
-        head = [unit for run in runs[last:] for unit in run.units]
-        runs = runs[:last]
-        if blocks:
-            runs[-1], after = _trimmed(runs[-1])
-            head = after + head
+    bottom = _bottom([unit for unit in units if not body or unit in body])
+    middle = [unit for unit in units if unit not in bottom and unit in body]
+    above = [unit for unit in units if unit not in bottom and unit not in body]
+    units = [*bottom, *middle, *above]
+    tie(model, units, len(bottom))
+    runs, head = _cut(middle, above)
+    if bottom:
+        runs.insert(0, Run(list(bottom)))
     if runs and not any(unit.is_main for unit in head):
         runs[-1].units += head
     else:
         runs.append(Run(head, None, HEAD))
-    return _named(runs)
+    return _named(runs), list(taught)
+
+
+def _cut(body: list[Unit], above: list[Unit]) -> tuple[list[Run], list[Unit]]:
+    """The runs of the body, and the head, where a body is known or not."""
+    if body or not above:
+        return cut(body), above
+    runs = cut(above)
+    # Names tell no body: what comes last is the head, and what follows the last
+    # block that parallel branches or a composite layer tell.
+    blocks = [i for i, run in enumerate(runs[:-1]) if run.is_block]
+    last = blocks[-1] + 1 if blocks else len(runs) - 1
+    head = [unit for run in runs[last:] for unit in run.units]
+    runs = runs[:last]
+    if blocks:
+        runs[-1], after = _trimmed(runs[-1])
+        head = after + head
+    return runs, head
+
+
+def _of_teacher(model: Any, units: list[Unit]) -> dict[Unit, None]:
+    """The units of a frozen model that only teaches the one that is trained."""
+    held = {name: parts[0] for name, parts in structure.attributes(model).items()}
+    if "student" not in held or "teacher" not in held or structure.has_graph(model):
+        return {}
+    teacher = held["teacher"]
+    if teacher.trainable_variables:
+        return {}
+    return {u: None for u in units if any(x is teacher for x in (*u.owners, u.layer))}
+
+
+def _bottom(units: list[Unit]) -> dict[Unit, None]:
+    """The embeddings of the input, with what joins and normalizes them."""
+    low: dict[Unit, None] = {}
+    for unit in units:
+        companion = not unit.is_main and (unit.is_own or unit.block is None)
+        fits = companion or kinds.is_embedding(unit.layer)
+        if fits and unit.is_used and all(x in low for x in unit.parents):
+            low[unit] = None
+    if not any(unit.is_main for unit in low):
+        return {}
+    # Weights of a layer's own are here only if an embedding in it is.
+    around = {id(owner) for unit in low if unit.is_main for owner in unit.owners}
+    return {u: None for u in low if not u.is_own or id(u.layer) in around}
 
 
 def _trimmed(run: Run) -> tuple[Run, list[Unit]]:
@@ -48,7 +88,7 @@ def _trimmed(run: Run) -> tuple[Run, list[Unit]]:
     stop = 1
     for i, (before, unit) in enumerate(itertools.pairwise(run.units), start=2):
         joined = stop == i - 1 and (
-            is_normalization(unit.layer) or is_activation(unit.layer)
+            kinds.is_normalization(unit.layer) or kinds.is_activation(unit.layer)
         )
         if before.tied or unit.is_main or joined:
             stop = i
@@ -64,21 +104,49 @@ def _body(units: list[Unit]) -> set[Unit]:
     main = {unit for unit in units if unit.is_main}
     nested = _nested(units)
     if 2 * len(main.intersection(nested)) >= len(main):
-        return with_parents(nested)
-    blocks = with_parents(unit for unit in units if unit.block)
+        body = with_parents(nested)
+        is_open = any(structure.is_model(owner) for owner in _outermost(nested))
+        return body if is_open else _with_end(body, units)
+    blocks = with_parents(unit for unit in units if unit.block and unit.is_used)
     if 2 * len(main & blocks) < len(main):
         return set()
+    return _with_end(blocks, units)
+
+
+def _outermost(units: Iterable[Unit]) -> list[Any]:
+    return [unit.owners[1] for unit in units if len(unit.owners) > 1]
+
+
+def _with_end(body: set[Unit], units: list[Unit]) -> set[Unit]:
+    """The body with what was trained with it: a last normalization, a pooler.
+
+    A last convolution is known by the normalization that follows it at once
+    ("conv_head", "conv_head_bn"). What has the name that Keras gives is new.
+    """
     for unit in units:
-        # The backbone's last normalization ("post_bn"), but none that is new.
-        old = not is_named_by_keras(unit.layer) and is_normalization(unit.layer)
-        follows = unit.parents and unit.parents <= blocks
-        if follows and (old or is_activation(unit.layer)):
-            blocks.add(unit)
-    return blocks
+        if not unit.is_used:
+            body.add(unit)
+        if unit in body or not unit.parents:
+            continue
+        old = unit.variables and not is_named_by_keras(unit.layer)
+        last = {x for x in unit.parents - body if not is_named_by_keras(x.layer)}
+        if unit.parents <= body:
+            pooler = old and kinds.is_pooler(unit.layer)
+            normalization = old and kinds.is_normalization(unit.layer)
+            passes = kinds.is_activation(unit.layer) or kinds.is_operation(unit.layer)
+            if pooler or normalization or passes:
+                body.add(unit)
+        elif old and kinds.is_normalization(unit.layer) and unit.parents == last:
+            if all(x.is_main and x.parents <= body for x in last):
+                body |= {unit, *last}
+    return body
 
 
 def _nested(units: list[Unit]) -> list[Unit]:
-    """The units in nested models, but for nested models that are themselves heads."""
+    """The units in nested models, but for nested models that are themselves heads.
+
+    A composite layer that is taken apart is as good as a nested model.
+    """
     weighted = [unit for unit in units if unit.variables]
     level = 1
     while len({id(_owner(unit, level)) for unit in weighted}) == 1:
@@ -86,14 +154,14 @@ def _nested(units: list[Unit]) -> list[Unit]:
             return []
         # Nothing but one nested model has weights: look for the body in there.
         level += 1
-    models = {id(_owner(u, level)): _owner(u, level) for u in weighted}
-    models.pop(id(None), None)
-    body = []
-    for model in models.values():
-        others = [u for u in weighted if _owner(u, level) is not model]
-        if any(_owner(u, level) is model for u in with_parents(others)):
-            body.append(model)
-    return [u for u in units if any(_owner(u, level) is model for model in body)]
+    feeding = {
+        id(_owner(parent, level))
+        for unit in with_parents(weighted)
+        for parent in unit.parents
+        if _owner(parent, level) is not _owner(unit, level)
+    }
+    feeding.discard(id(None))
+    return [unit for unit in units if id(_owner(unit, level)) in feeding]
 
 
 def _owner(unit: Unit, level: int) -> Any:
@@ -102,12 +170,18 @@ def _owner(unit: Unit, level: int) -> Any:
 
 
 def _named(runs: list[Run]) -> list[Run]:
-    """Gives each run its name: its block's, else that of its first layer."""
-    blocks = [run.block[1] for run in runs if run.block is not None]
-    prefix = common_prefix(blocks)
+    """Give each run its name: its block's, else that of its first layer."""
+    blocks = [run.block for run in runs if run.block is not None]
+    owners = Counter(name for _, name in {(b.owner, b.name) for b in blocks})
+    texts = [
+        f"{block.owner_name}_{block.name}" if owners[block.name] > 1 else block.name
+        for block in blocks
+    ]
+    prefix = common_prefix(texts)
+    named = iter(texts)
     for run in runs:
         if run.block is not None:
-            run.name = run.block[1][len(prefix) :]
+            run.name = next(named)[len(prefix) :]
         elif not run.name:
             run.name = [*run.main, *run.units][0].layer.name
     for name, run in zip(unique([run.name for run in runs]), runs, strict=True):

@@ -14,7 +14,7 @@ from keras_finetune._groups.listed import listed
 from keras_finetune._groups.merging import merged
 from keras_finetune._groups.names import HEAD as HEAD
 from keras_finetune._groups.runs import Run
-from keras_finetune._groups.units import Unit, flatten, layers_of, weights_of
+from keras_finetune._groups.units import Unit, layers_of, weights_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,13 +253,13 @@ def layer_groups(model: Any, groups: Groups = "auto") -> LayerGroups:
                 f"not the same. Received: groups={groups!r}"
             )
         return groups
-    units = flatten(model)
     if isinstance(groups, str) and groups == "auto":
-        return _from_runs(automatic(model, units))
+        return _from_runs(*automatic(model))
     if isinstance(groups, Integral) and not isinstance(groups, bool):
-        return _from_runs(merged(automatic(model, units), int(groups)))
+        runs, rest = automatic(model)
+        return _from_runs(merged(runs, int(groups)), rest)
     if isinstance(groups, (list, tuple)):
-        return _from_runs(*listed(model, units, groups))
+        return _from_runs(*listed(model, groups))
     error = ValueError if isinstance(groups, str) else TypeError
     raise error(
         'Argument `groups` must be "auto", an integer, a list (of layers, layer names, '

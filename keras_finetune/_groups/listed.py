@@ -2,146 +2,112 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from keras_finetune._engine import keras, structure
+from keras_finetune._groups.entries import show, units_of
+from keras_finetune._groups.graph import connect
 from keras_finetune._groups.names import first_to_last, unique
 from keras_finetune._groups.runs import Run
-from keras_finetune._groups.units import Unit
+from keras_finetune._groups.units import Unit, flatten, layers_of
+
+# The place of units that are in no group.
+_REST = -1
 
 
-def listed(
-    model: Any, units: list[Unit], entries: Sequence[Any]
-) -> tuple[list[Run], list[Unit]]:
-    """The groups that a list asks for, and the frozen units that it leaves out."""
+def listed(model: Any, entries: Sequence[Any]) -> tuple[list[Run], list[Unit]]:
+    """Return the groups that a list asks for, and the frozen units that it leaves out.
+
+    All composite layers are taken apart to find what an entry selects; those of which
+    all parts go to one group are put together again.
+    """
     if not entries:
         raise ValueError(
             "Argument `groups` must be a list of at least one entry. Received: "
             f"groups={entries!r}"
         )
-    selected = [_select(units, entry, entries) for entry in entries]
+    units = flatten(model, structure.sublayers)
+    selected = [units_of(model, units, entry, entries) for entry in entries]
     _refuse_doubles(units, selected, entries)
     group_of = {unit: i for i, chosen in enumerate(selected) for unit in chosen}
     _refuse_left_out(model, [u for u in units if u not in group_of], entries)
+    connect(model, units, guess=False)
+    _refuse_wrong_order(units, group_of, entries)
     place = _places(units, group_of)
     names = unique([_entry_name(entry) for entry in entries])
-    runs = [
-        Run([unit for unit in units if place[unit] == i], None, name)
-        for i, name in enumerate(names)
-    ]
-    return runs, [unit for unit in units if place[unit] is None]
+    runs = [Run([], None, name) for name in names]
+    rest: list[Unit] = []
+    for unit in _whole(units, place):
+        (rest if place[unit] == _REST else runs[place[unit]].units).append(unit)
+    return runs, rest
 
 
-def _places(units: list[Unit], group_of: dict[Unit, int]) -> dict[Unit, int | None]:
-    """The group that each unit goes to, or `None` where it goes to none."""
+def _places(units: list[Unit], group_of: dict[Unit, int]) -> dict[Unit, int]:
+    """The group that each unit goes to."""
     # A layer without weights goes where the layer below it goes, or the one above.
-    current = next(group_of.get(unit) for unit in units if unit.variables)
-    place: dict[Unit, int | None] = {}
+    current = next(group_of.get(unit, _REST) for unit in units if unit.variables)
+    place: dict[Unit, int] = {}
     for unit in units:
         if unit.variables:
-            current = group_of.get(unit)
+            current = group_of.get(unit, _REST)
         place[unit] = group_of.get(unit, current)
     return place
 
 
-def _select(units: list[Unit], entry: Any, entries: Sequence[Any]) -> dict[Unit, None]:
-    """The units that an entry selects."""
-    parts = entry if isinstance(entry, (list, tuple)) else [entry]
-    if not parts:
-        raise ValueError(
-            "Argument `groups` must have no empty list in it. Received: "
-            f"groups={_show(entries)}"
-        )
-    chosen: dict[Unit, None] = {}
-    for part in parts:
-        if isinstance(part, str):
-            found = _by_string(units, part, entries)
-        elif isinstance(part, keras.layers.Layer):
-            found = _by_layer(units, part)
+def _whole(units: list[Unit], place: dict[Unit, int]) -> list[Unit]:
+    """The units, with composite layers put together of which all is in one place.
+
+    `place` is filled in for them.
+    """
+    places: dict[int, set[int]] = {}
+    for unit in units:
+        for owner in unit.owners:
+            places.setdefault(id(owner), set()).add(place[unit])
+    found: list[Unit] = []
+    whole: dict[int, Unit] = {}
+    for unit in units:
+        outer = [
+            owner
+            for owner in unit.owners
+            if not structure.is_model(owner) and len(places[id(owner)]) == 1
+        ]
+        if not outer:
+            found.append(unit)
+        elif id(outer[0]) in whole:
+            joined = whole[id(outer[0])]
+            joined.variables += unit.variables
         else:
-            raise TypeError(
-                "Argument `groups` must be a list of layers, strings, or lists of "
-                f"those. Received: {part!r} (of type {type(part).__name__}) in "
-                f"groups={_show(entries)}"
-            )
-        if not found:
-            raise ValueError(
-                "Argument `groups` must name layers of the model: "
-                f"{_show(part)} matches nothing. Received: groups={_show(entries)}"
-            )
-        chosen.update(dict.fromkeys(found))
-    if not any(unit.variables for unit in chosen):
-        raise ValueError(
-            f"Argument `groups` must make groups with weights: {_show(entry)} has "
-            f"none. Received: groups={_show(entries)}"
-        )
-    return chosen
-
-
-def _by_layer(units: list[Unit], layer: Any) -> list[Unit]:
-    """The units in a layer, or the unit that the layer is in."""
-    found = [u for u in units if any(part is layer for part in (u.layer, *u.owners))]
-    return found or [
-        unit
-        for unit in units
-        if not unit.is_own
-        and any(part is layer for part in structure.all_layers(unit.layer))
-    ]
-
-
-def _by_string(units: list[Unit], text: str, entries: Sequence[Any]) -> list[Unit]:
-    """The units of the layer with that name, else with a variable path that matches."""
-    layers = {
-        id(part): part
-        for unit in units
-        for layer in (*unit.owners, unit.layer)
-        for part in (
-            [layer] if structure.is_model(layer) else structure.all_layers(layer)
-        )
-        if part.name == text
-    }
-    if len(layers) > 1:
-        raise ValueError(
-            f"Argument `groups` must be clear: {len(layers)} layers are called "
-            f"{text!r}. Pass the layers themselves, or a regular expression on the "
-            f"paths of their variables. Received: groups={_show(entries)}"
-        )
-    if layers:
-        return _by_layer(units, *layers.values())
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise ValueError(
-            f"Argument `groups` must hold layer names or regular expressions: {text!r} "
-            f"is neither ({error}). Received: groups={_show(entries)}"
-        ) from None
-    return [
-        unit
-        for unit in units
-        if any(pattern.search(structure.variable_path(v)) for v in unit.variables)
-    ]
+            owners = unit.owners[: unit.owners.index(outer[0])]
+            joined = Unit(outer[0], unit.variables, owners)
+            whole[id(outer[0])] = joined
+            place[joined] = place[unit]
+            found.append(joined)
+    return found
 
 
 def _refuse_doubles(
     units: list[Unit], selected: list[dict[Unit, None]], entries: Sequence[Any]
 ) -> None:
-    """Raises if entries share units."""
-    doubles = []
-    for unit in units:
-        matches = [entries[i] for i, chosen in enumerate(selected) if unit in chosen]
-        if len(matches) > 1:
-            doubles.append(f"{unit.layer.name} ({' and '.join(map(_show, matches))})")
+    """Raise if entries share units."""
+    matches: dict[Unit, list[int]] = {}
+    for i, chosen in enumerate(selected):
+        for unit in chosen:
+            matches.setdefault(unit, []).append(i)
+    doubles = {
+        f"{_name(unit)} ({' and '.join(show(entries[i]) for i in matches[unit])})": None
+        for unit in units
+        if len(matches.get(unit, ())) > 1
+    }
     if doubles:
         raise ValueError(
             "Argument `groups` must put each layer in one group. In two: "
-            f"{'; '.join(doubles)}. Received: groups={_show(entries)}"
+            f"{_some(doubles, '; ')}. Received: groups={show(entries)}"
         )
 
 
 def _refuse_left_out(model: Any, units: list[Unit], entries: Sequence[Any]) -> None:
-    """Raises if any of the units that are in no group train."""
+    """Raise if any of the units that are in no group train."""
     trainable = {structure.variable_key(v) for v in model.trainable_variables}
     left = [
         unit
@@ -152,9 +118,37 @@ def _refuse_left_out(model: Any, units: list[Unit], entries: Sequence[Any]) -> N
         raise ValueError(
             "Argument `groups` must put every layer with trainable weights in a group: "
             "add the layers that are left to one, or freeze them "
-            f"(`layer.trainable = False`). Left: {_names(left)}. "
-            f"Received: groups={_show(entries)}"
+            f"(`layer.trainable = False`). Left: {_some(map(_name, left))}. "
+            f"Received: groups={show(entries)}"
         )
+
+
+def _refuse_wrong_order(
+    units: list[Unit], group_of: dict[Unit, int], entries: Sequence[Any]
+) -> None:
+    """Raise if a group reads from one that is listed after it, and not the reverse."""
+    # Bit i of `reads` says whether a unit depends on group i.
+    reads: dict[Unit, int] = {}
+    below = [0] * len(entries)
+    first: dict[int, int] = {}
+    for i, unit in enumerate(units):
+        reads[unit] = 0
+        for parent in unit.parents:
+            group = group_of.get(parent, _REST)
+            reads[unit] |= reads[parent] | (0 if group == _REST else 1 << group)
+        if unit in group_of:
+            below[group_of[unit]] |= reads[unit]
+            first.setdefault(group_of[unit], i)
+    for low in range(len(entries)):
+        for high in range(low + 1, len(entries)):
+            if below[low] >> high & 1 and not below[high] >> low & 1:
+                order = [entries[i] for i in sorted(first, key=first.__getitem__)]
+                raise ValueError(
+                    "Argument `groups` must list groups from bottom (input) to top: "
+                    f"{show(entries[low])} reads from {show(entries[high])}, which is "
+                    f"listed after it. Bottom to top: {show(order)}. "
+                    f"Received: groups={show(entries)}"
+                )
 
 
 def _entry_name(entry: Any) -> str:
@@ -162,19 +156,20 @@ def _entry_name(entry: Any) -> str:
     return first_to_last([p if isinstance(p, str) else p.name for p in parts])
 
 
-def _show(entry: Any) -> str:
-    """An entry as the user would write it, layers by their names."""
-    if isinstance(entry, (list, tuple)):
-        return f"[{', '.join(map(_show, entry))}]"
-    if isinstance(entry, keras.layers.Layer):
-        return f"<{type(entry).__name__} {entry.name}>"
-    return repr(entry)
+def _name(unit: Unit) -> str:
+    """The name of a unit's layer, with those of the composite layers around it."""
+    around = [x.name for x in unit.owners if not structure.is_model(x)]
+    if unit.is_own and not structure.is_model(unit.layer):
+        around.pop()
+    suffix = ""
+    if unit.is_own:
+        kind = "model" if structure.is_model(unit.layer) else "layer"
+        suffix = f" (weights of the {kind} itself)"
+    return "/".join([*around, unit.layer.name]) + suffix
 
 
-def _names(units: Iterable[Unit]) -> str:
-    return ", ".join(
-        f"{unit.layer.name} (weights of the model itself)"
-        if unit.is_own
-        else str(unit.layer.name)
-        for unit in units
-    )
+def _some(names: Iterable[str], separator: str = ", ", limit: int = 12) -> str:
+    """The first of many names."""
+    shown = list(names)
+    more = len(shown) - limit
+    return separator.join(shown[:limit]) + (f" and {more} more" if more > 0 else "")

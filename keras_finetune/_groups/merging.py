@@ -1,7 +1,8 @@
-"""Runs merged into fewer, of about equal size."""
+"""Runs merged into fewer, of about equal weight."""
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Sequence
 
@@ -10,7 +11,13 @@ from keras_finetune._groups.runs import Run
 
 
 def merged(runs: list[Run], count: int) -> list[Run]:
-    """Merges consecutive runs into `count`, the last one staying alone."""
+    """Merge consecutive runs into `count`, the last one staying alone.
+
+    What a run costs is its share of the parameters plus its share of the depth, of
+    which each run has the same: parameters alone would put most of a network into the
+    lowest group, as they grow with the width, and depth alone its largest blocks into
+    one.
+    """
     if not 1 <= count <= len(runs):
         raise ValueError(
             f"Argument `groups` must be between 1 and {len(runs)}, the number of "
@@ -19,7 +26,7 @@ def merged(runs: list[Run], count: int) -> list[Run]:
     if count == 1:
         parts = [(0, len(runs))]
     else:
-        parts = balance([run.size for run in runs[:-1]], count - 1)
+        parts = balance(costs([run.size for run in runs[:-1]]), count - 1)
         parts.append((len(runs) - 1, len(runs)))
     found = []
     for start, stop in parts:
@@ -29,44 +36,76 @@ def merged(runs: list[Run], count: int) -> list[Run]:
     return found
 
 
+def costs(sizes: Sequence[int]) -> list[int]:
+    """Return the share of each size plus an equal share of the depth, as integers.
+
+    Example:
+
+    >>> costs([10, 10, 40])
+    [90, 90, 180]
+    """
+    # size / total + 1 / len(sizes), times both denominators.
+    total = sum(sizes) or 1
+    return [size * len(sizes) + total for size in sizes]
+
+
 def balance(sizes: Sequence[int], count: int) -> list[tuple[int, int]]:
-    """Cuts a sequence into `count` parts, the largest as small as possible.
+    """Cut a sequence into `count` parts, the largest as small as possible.
+
+    Of the cuts that allow this, each is taken as near as possible to an equal share of
+    what is left.
 
     Args:
-        sizes: The sizes, in order.
+        sizes: The sizes, in order, none negative.
         count: How many parts, from 1 to `len(sizes)`. No part is empty.
 
     Returns:
-        Start and stop of each part. Among equals, the sum of squares decides.
+        Start and stop of each part.
 
     Example:
 
     >>> balance([4, 1, 1, 4], 3)
     [(0, 1), (1, 3), (3, 4)]
     """
-    total = [0]
-    for size in sizes:
-        total.append(total[-1] + size)
-    # best[i]: the best way to cut the first i sizes, as (largest, squares, cuts).
-    # Comparing squares before all parts are known may miss a smaller sum, never a
-    # smaller maximum.
-    best: list[tuple[int, int, tuple[int, ...]] | None]
-    best = [(0, 0, (0,)), *[None] * len(sizes)]
+    total = list(itertools.accumulate(sizes, initial=0))
+    low, high = max(sizes), total[-1]
+    while low < high:
+        middle = (low + high) // 2
+        if len(_filled(total, middle, count)) <= count:
+            high = middle
+        else:
+            low = middle + 1
+    latest = _latest(total, low, count)
+    cuts = [0]
+    for left in range(count, 1, -1):
+        # As far as one part reaches, and not so early that too much is left.
+        start = cuts[-1]
+        last = min(_reach(total, start, low), len(sizes) - left + 1)
+        first = max(start + 1, latest[left - 1])
+        ideal = total[start] + (total[-1] - total[start]) / left
+        cut = bisect.bisect_left(total, ideal, first, last)
+        if cut > first and ideal - total[cut - 1] <= total[cut] - ideal:
+            cut -= 1
+        cuts.append(cut)
+    return list(itertools.pairwise([*cuts, len(sizes)]))
+
+
+def _reach(total: list[int], start: int, limit: int) -> int:
+    """The last stop of a part from `start` that is not larger than the limit."""
+    return bisect.bisect_right(total, total[start] + limit) - 1
+
+
+def _filled(total: list[int], limit: int, count: int) -> list[int]:
+    """The stops of parts that are filled from the left, at most one more than asked."""
+    stops: list[int] = []
+    while (not stops or stops[-1] < len(total) - 1) and len(stops) <= count:
+        stops.append(_reach(total, stops[-1] if stops else 0, limit))
+    return stops
+
+
+def _latest(total: list[int], limit: int, count: int) -> list[int]:
+    """The first start from which the rest fits into 0, 1, ... `count` parts."""
+    starts = [len(total) - 1]
     for _ in range(count):
-        following: list[tuple[int, int, tuple[int, ...]] | None] = [None]
-        for stop in range(1, len(sizes) + 1):
-            options = [
-                (
-                    max(before[0], total[stop] - total[start]),
-                    before[1] + (total[stop] - total[start]) ** 2,
-                    (*before[2], stop),
-                )
-                for start, before in enumerate(best[:stop])
-                if before is not None
-            ]
-            following.append(min(options, default=None))
-        best = following
-    chosen = best[-1]
-    if chosen is None:
-        raise ValueError(f"{len(sizes)} sizes cannot make {count} parts.")
-    return list(itertools.pairwise(chosen[2]))
+        starts.append(bisect.bisect_left(total, total[starts[-1]] - limit))
+    return starts

@@ -6,7 +6,8 @@ import itertools
 from dataclasses import dataclass
 
 from keras_finetune._engine import flags
-from keras_finetune._groups.units import Block, Unit, is_composite, weights_of
+from keras_finetune._groups import kinds
+from keras_finetune._groups.units import Block, Unit, weights_of
 
 
 @dataclass(eq=False)
@@ -16,6 +17,9 @@ class Run:
     units: list[Unit]
     block: Block | None = None
     name: str = ""
+
+    def __post_init__(self) -> None:
+        self.has_main = any(unit.is_main for unit in self.units)
 
     @property
     def size(self) -> int:
@@ -30,16 +34,18 @@ class Run:
     @property
     def is_block(self) -> bool:
         """Whether several layers, or one made of layers, stand together here."""
-        return len(self.main) > 1 or any(is_composite(u.layer) for u in self.main)
+        main = self.main
+        return len(main) > 1 or any(kinds.is_composite(u.layer) for u in main)
 
     def absorb(self, other: Run) -> None:
-        """Takes in what stands above it."""
+        """Take in what stands above it."""
         self.units += other.units
         self.block = self.block or other.block
+        self.has_main = self.has_main or other.has_main
 
 
 def cut(units: list[Unit]) -> list[Run]:
-    """The blocks among the units, and each other layer that makes a group."""
+    """Return the blocks among the units, and each other layer that makes a group."""
     runs: list[Run] = []
     segment: list[Unit] = []
     for i, unit in enumerate(units):
@@ -51,49 +57,56 @@ def cut(units: list[Unit]) -> list[Run]:
 
 
 def _split(segment: list[Unit]) -> list[Run]:
-    """Splits what a segment of parallel branches holds, where names tell blocks."""
-    named = [unit for unit in segment if unit.block and unit.variables]
+    """Split what a segment of parallel branches holds, where names tell blocks."""
+    named = {unit for unit in segment if unit.block and unit.variables}
     if len({unit.block for unit in named}) < 2:
-        last = named or [unit for unit in segment if unit.block]
+        last = [unit for unit in segment if unit.block and (unit in named or not named)]
         return [Run(segment, last[-1].block if last else None)]
     # A block reaches from its first to its last layer; blocks that overlap are one.
     ends = {unit.block: i for i, unit in enumerate(segment) if unit in named}
-    runs: list[Run] = []
+    parts: list[list[Unit]] = []
+    blocks: list[Block | None] = []
     stop = -1
     for i, unit in enumerate(segment):
-        if not runs or (unit in named and i > stop and runs[-1].block):
-            runs.append(Run([]))
+        if not parts or (unit in named and i > stop and blocks[-1]):
+            parts.append([])
+            blocks.append(None)
         if unit in named:
-            runs[-1].block = runs[-1].block or unit.block
+            blocks[-1] = blocks[-1] or unit.block
             stop = max(stop, ends[unit.block])
-        runs[-1].units.append(unit)
-    for below, above in itertools.pairwise(runs):
+        parts[-1].append(unit)
+    for (below, above), block in zip(
+        itertools.pairwise(parts), blocks[1:], strict=True
+    ):
         # Paddings and activations may open a block.
-        while not below.units[-1].variables and below.units[-1].block == above.block:
-            above.units.insert(0, below.units.pop())
-    return runs
+        opening = []
+        while not below[-1].variables and below[-1].block == block:
+            opening.append(below.pop())
+        above[:0] = reversed(opening)
+    return [Run(part, block) for part, block in zip(parts, blocks, strict=True)]
 
 
 def _around(runs: list[Run]) -> list[Run]:
-    """Joins what is the same block, with the nameless layers in its midst."""
+    """Join what is the same block, with the nameless layers in its midst."""
     joined: list[Run] = []
+    last = -1
     for run in runs:
-        named = [i for i, other in enumerate(joined) if other.block is not None]
-        if run.block is not None and named and joined[named[-1]].block == run.block:
-            for other in (*joined[named[-1] + 1 :], run):
-                joined[named[-1]].absorb(other)
-            del joined[named[-1] + 1 :]
+        if run.block is not None and last >= 0 and joined[last].block == run.block:
+            for other in (*joined[last + 1 :], run):
+                joined[last].absorb(other)
+            del joined[last + 1 :]
         else:
             joined.append(run)
+            last = len(joined) - 1 if run.block is not None else last
     return joined
 
 
 def _with_companions(runs: list[Run]) -> list[Run]:
-    """Joins what makes no group to the layer below it, or above if it is the first."""
+    """Join what makes no group to the layer below it, or above if it is the first."""
     joined: list[Run] = []
     for run in runs:
-        if joined and (not run.main or not joined[-1].main):
-            block = joined[-1].block if joined[-1].main else run.block
+        if joined and (not run.has_main or not joined[-1].has_main):
+            block = joined[-1].block if joined[-1].has_main else run.block
             joined[-1].absorb(run)
             joined[-1].block = block
         else:

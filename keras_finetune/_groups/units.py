@@ -1,56 +1,79 @@
-"""A model as units, the layers that are never split."""
+"""A model as units, the parts that are never split."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from keras_finetune._engine import keras, structure
-from keras_finetune._groups.names import block_name
+from keras_finetune._engine import structure
+from keras_finetune._groups import kinds
 
-# The model a layer is directly in, by its id, and the block's name.
-Block = tuple[int, str]
+
+class Block(NamedTuple):
+    """The block that names tell: the model or layer it is directly in, and its name."""
+
+    owner: int
+    name: str
+    owner_name: str = ""
 
 
 @dataclass(eq=False)
 class Unit:
-    """What is never split: a layer that is no model, or the own weights of a model.
+    """What is never split: a layer, or the own weights of what is taken apart.
 
     Args:
-        layer: The layer, or the model that holds the weights itself.
+        layer: The layer; or the model or composite layer that holds the weights itself.
         variables: Its weights, less those that an earlier unit has too.
-        owners: The models it is in, from the outside to the inside.
-        block: The block that its name tells.
+        owners: The models and composite layers it is in, from the outside in.
+        is_own: Whether it stands for the weights that its `layer` holds itself.
+        block: The block that names tell.
         tied: Whether parallel branches run between it and the next unit.
         parents: The units that it reads from.
+        depth: How many main units are on the longest way to it.
+        is_used: Whether an output of the model depends on it.
     """
 
     layer: Any
     variables: tuple[Any, ...]
     owners: tuple[Any, ...]
+    is_own: bool = False
     block: Block | None = None
     tied: bool = False
     parents: set[Unit] = field(default_factory=set)
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it stands for the weights that a model holds itself."""
-        return structure.is_model(self.layer)
+    depth: int = 0
+    is_used: bool = True
 
     @property
     def is_main(self) -> bool:
         """Whether it may make a group, and is no companion of another layer."""
         return (
             bool(self.variables)
+            and self.is_used
             and not self.is_own
-            and not is_normalization(self.layer)
+            and not kinds.is_normalization(self.layer)
+            and not kinds.is_pooler(self.layer)
         )
 
 
-def flatten(model: Any) -> list[Unit]:
-    """The units of a model, in the order of its layers."""
+def children(part: Any) -> tuple[Any, ...]:
+    """Return the direct children of a model or layer, bottom to top.
+
+    Where Keras knows no graph they come as they were created, embeddings first.
+    """
+    found = structure.sublayers(part)
+    if structure.has_graph(part):
+        return found
+    return tuple(sorted(found, key=lambda child: not kinds.is_embedding(child)))
+
+
+def flatten(model: Any, opens: Callable[[Any], bool]) -> list[Unit]:
+    """Return the units of a model, bottom to top.
+
+    Args:
+        model: The model.
+        opens: Whether a composite layer is taken apart. Models always are.
+    """
     units: list[Unit] = []
     seen: set[int] = set()
     taken: set[Hashable] = set()
@@ -65,56 +88,36 @@ def flatten(model: Any) -> list[Unit]:
         if id(layer) in seen:
             return
         seen.add(id(layer))
-        if not structure.is_model(layer):
-            units.append(Unit(layer, fresh(layer), owners, _block(layer, owners)))
+        if not structure.is_model(layer) and not opens(layer):
+            units.append(Unit(layer, fresh(layer), owners))
+            # A layer that is listed beside the one that it is in is no unit beside it.
+            seen.update(map(id, structure.all_layers(layer)))
             return
         start = len(units)
-        owners = (*owners, layer)
-        for child in structure.sublayers(layer):
-            expand(child, owners)
+        for child in children(layer):
+            expand(child, (*owners, layer))
         if own := fresh(layer):
-            # Class tokens, position embeddings: they enter at the model's bottom.
-            units.insert(start, Unit(layer, own, owners))
+            # Class tokens, position embeddings: they enter at the bottom.
+            units.insert(start, Unit(layer, own, (*owners, layer), is_own=True))
 
     expand(model, ())
     return units
 
 
-def _block(layer: Any, owners: tuple[Any, ...]) -> Block | None:
-    """The block that a layer's name speaks of, or that of a nested model it is in."""
-    for owner, part in itertools.pairwise((*owners, layer)):
-        if (name := block_name(part)) is not None:
-            return id(owner), name
-    return None
-
-
-def is_normalization(layer: Any) -> bool:
-    """Whether a layer with weights only rescales, so that it makes no group."""
-    name = type(layer).__name__.lower()
-    # A wrapper (SpectralNormalization) has a layer inside.
-    return ("norm" in name or name == "prelu") and not structure.sublayers(layer)
-
-
-def is_activation(layer: Any) -> bool:
-    """Whether a layer is an activation, with weights or without."""
-    name = type(layer).__name__.lower()
-    return name.endswith("lu") or name in ("activation", "softmax")
-
-
-def is_composite(layer: Any) -> bool:
-    """Whether a layer that is no model is made of layers: a transformer block."""
-    wrapper = isinstance(layer, keras.layers.Wrapper)
-    return not wrapper and any(
-        structure.is_built(part) and structure.weights(part)
-        for part in structure.sublayers(layer)
-    )
+def inside(units: Iterable[Unit]) -> dict[int, list[Unit]]:
+    """Return the units of each layer and model, by its id."""
+    found: dict[int, list[Unit]] = {}
+    for unit in units:
+        for part in unit.owners if unit.is_own else (*unit.owners, unit.layer):
+            found.setdefault(id(part), []).append(unit)
+    return found
 
 
 def layers_of(units: Iterable[Unit]) -> tuple[Any, ...]:
-    """Their layers, less the models that hold weights themselves."""
+    """Return their layers, less those that stand for weights of their own."""
     return tuple(unit.layer for unit in units if not unit.is_own)
 
 
 def weights_of(units: Iterable[Unit]) -> tuple[Any, ...]:
-    """All their weights."""
+    """Return all their weights."""
     return tuple(variable for unit in units for variable in unit.variables)

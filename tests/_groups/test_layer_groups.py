@@ -17,8 +17,8 @@ from keras_finetune._groups.merging import balance
 layers = keras.layers
 
 # What the tables of five architectures look like, to be read by a person. To write it
-# anew: `KERAS_FINETUNE_WRITE_SNAPSHOTS=1 pytest tests/test_layer_groups.py`.
-SNAPSHOT = Path(__file__).parent / "snapshots" / "layer_groups.txt"
+# anew: `KERAS_FINETUNE_WRITE_SNAPSHOTS=1 pytest tests/_groups`.
+SNAPSHOT = Path(__file__).parents[1] / "snapshots" / "layer_groups.txt"
 SNAPSHOT_OF = ("VGG16", "ResNet50", "MobileNetV2", "EfficientNetB0", "DenseNet121")
 
 # By family: the smallest variant, its smallest input, how many groups it has with its
@@ -131,7 +131,7 @@ def check_depth(groups, model):
     place = {id(layer): i for i, group in enumerate(groups) for layer in group.layers}
     graph = structure.calls(model)
     made = []
-    for layer, inputs in graph:
+    for layer, inputs, _, _ in graph:
         below = max((made[i] for i in inputs), default=0)
         assert place.get(id(layer), below) >= below
         made.append(place.get(id(layer), below))

@@ -1,0 +1,121 @@
+"""What an entry of a list of groups selects."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from keras_finetune._engine import keras, structure
+from keras_finetune._groups.units import Unit, inside
+
+
+def units_of(
+    model: Any, units: list[Unit], entry: Any, entries: Sequence[Any]
+) -> dict[Unit, None]:
+    """Return the units that an entry selects, or raise saying what is wrong with it.
+
+    Args:
+        model: The model.
+        units: Its units, all composite layers taken apart.
+        entry: The entry.
+        entries: The list that it is in.
+    """
+    parts = entry if isinstance(entry, (list, tuple)) else [entry]
+    if not parts:
+        raise ValueError(
+            "Argument `groups` must have no empty list in it. Received: "
+            f"groups={show(entries)}"
+        )
+    chosen: dict[Unit, None] = {}
+    for part in parts:
+        if isinstance(part, str):
+            found = _by_string(model, units, part, entries)
+        elif isinstance(part, keras.layers.Layer):
+            found = inside(units).get(id(part), [])
+        else:
+            raise TypeError(
+                "Argument `groups` must be a list of layers, strings, or lists of "
+                f"those. Received: {part!r} (of type {type(part).__name__}) in "
+                f"groups={show(entries)}"
+            )
+        if not found:
+            raise ValueError(
+                "Argument `groups` must name layers of the model: "
+                f"{show(part)} matches nothing.{_hint(model, part)} "
+                f"Received: groups={show(entries)}"
+            )
+        chosen.update(dict.fromkeys(found))
+    if not any(unit.variables for unit in chosen):
+        raise ValueError(
+            f"Argument `groups` must make groups with weights: {show(entry)} has "
+            f"none. Received: groups={show(entries)}"
+        )
+    return chosen
+
+
+def _by_string(
+    model: Any, units: list[Unit], text: str, entries: Sequence[Any]
+) -> list[Unit]:
+    """The units of the layer with that name, else with a variable path that matches."""
+    layers = _layers_called(model, text)
+    if len(layers) > 1:
+        raise ValueError(
+            f"Argument `groups` must be clear: {len(layers)} layers are called "
+            f"{text!r}. Pass the layers themselves, or a regular expression on the "
+            f"paths of their variables. Received: groups={show(entries)}"
+        )
+    if layers:
+        return inside(units).get(id(layers[0]), [])
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise ValueError(
+            f"Argument `groups` must hold layer names or regular expressions: {text!r} "
+            f"is neither ({error}). Received: groups={show(entries)}"
+        ) from None
+    return [
+        unit
+        for unit in units
+        if any(pattern.search(structure.variable_path(v)) for v in unit.variables)
+    ]
+
+
+def _layers_called(model: Any, name: str) -> list[Any]:
+    """The layers with a name, of the outermost level at which there are any."""
+    level, seen = [model], {id(model)}
+    while level:
+        found = [layer for layer in level if layer.name == name]
+        if found:
+            return found
+        inner = [child for layer in level for child in structure.sublayers(layer)]
+        level = list({id(x): x for x in inner if id(x) not in seen}.values())
+        seen.update(map(id, level))
+    return []
+
+
+def _hint(model: Any, part: Any, limit: int = 12) -> str:
+    """The nearest names, or all there are."""
+    layers = structure.all_layers(model)[1:]
+    if not isinstance(part, str):
+        return " It is no layer of this model."
+    names = [layer.name for layer in layers if structure.weights(layer)]
+    names = list(dict.fromkeys(names))
+    if near := difflib.get_close_matches(part, names, n=3):
+        return f" Did you mean {' or '.join(map(repr, near))}?"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    path = structure.variable_path(structure.weights(model)[0])
+    return (
+        f" There are {', '.join(map(repr, names[:limit]))}{more}, and paths of "
+        f"variables as {path!r}."
+    )
+
+
+def show(entry: Any) -> str:
+    """Return an entry as the user would write it, layers by their names."""
+    if isinstance(entry, (list, tuple)):
+        return f"[{', '.join(map(show, entry))}]"
+    if isinstance(entry, keras.layers.Layer):
+        return f"<{type(entry).__name__} {entry.name}>"
+    return repr(entry)
