@@ -38,8 +38,9 @@ def connect(model: Any, units: list[Unit], guess: bool = True) -> None:
                 return [before]
             (unit,) = members[id(part)]
             # A layer is where its first use is: a later use does not move it.
-            unit.parents |= {other for other in before if place[other] < place[unit]}
-            return [{unit}]
+            above = {other for other in before if place[other] > place[unit]}
+            unit.parents |= before - above - {unit}
+            return [{unit} | above]
         made: list[_Made] = []
         for call in graph(part):
             read = [

@@ -42,6 +42,8 @@ _SPECIAL = tuple(
         ),
         # MobileNet: depthwise and pointwise halves, "conv_dw_3_bn" and "conv_pw_3".
         (r"^conv_(?:dw|pw|pad)_(\d+)(?=_|$)", r"block_\1"),
+        # InceptionResNetV2: "block35_7_conv" is the only name in the seventh block.
+        (r"^(block(?:35|17|8)_\d+)_(?:mixed|conv|ac)$", r"\1"),
         # MobileNetV2 and V3: the first of the "expanded_conv_3" has no number.
         (r"^(expanded_conv)(?=_[a-z]|/)", r"\1"),
         # The first convolution of many, and EfficientNet's last: "stem_bn", "top_conv".
@@ -54,7 +56,7 @@ _SPECIAL = tuple(
 # beginning that ends so, else the shortest.
 _SINGLE = (
     re.compile(
-        r"(?:stage|block|unit|cell|group|layer)s?_?\d+[a-z]?(?:_\d+)?$", re.IGNORECASE
+        r"(?:stage|block|unit|cell|group|layer)s?_?\d+[a-z]?$", re.IGNORECASE
     ),
     re.compile(r"^(?:conv|pool|mixed)_?\d+[a-z]?$", re.IGNORECASE),
 )

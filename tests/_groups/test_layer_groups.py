@@ -111,11 +111,16 @@ def by_name(groups):
     return {group.name: [layer.name for layer in group.layers] for group in groups}
 
 
-def check_partition(groups, model):
-    """Each weight is in exactly one group, each layer too; no group is empty."""
+def check_weights(groups, model):
+    """Each weight is in exactly one group."""
     keys = [structure.variable_key(v) for group in groups for v in group.variables]
     assert len(set(keys)) == len(keys)
     assert set(keys) == {structure.variable_key(v) for v in model.weights}
+
+
+def check_partition(groups, model):
+    """Each weight is in exactly one group, each layer too; no group is empty."""
+    check_weights(groups, model)
     assert len(set(map(id, grouped(groups)))) == len(grouped(groups))
     assert set(map(id, grouped(groups))) == set(map(id, flat(model)))
     assert len(set(groups.names)) == len(groups)
@@ -760,12 +765,10 @@ class TestList:
         groups = layer_groups(model, [body.get_layer("low"), "high", "out"])
         assert groups.names == ("low", "high", "out")
 
-    def test_the_order_is_the_list_s(self):
-        assert layer_groups(named_model(), ["out", "high", "low"]).names == (
-            "out",
-            "high",
-            "low",
-        )
+    def test_refuses_a_list_from_top_to_bottom(self):
+        with pytest.raises(ValueError, match="'out' reads from 'high'") as caught:
+            layer_groups(named_model(), ["out", "high", "low"])
+        assert "Bottom to top: ['low', 'high', 'out']" in str(caught.value)
 
     def test_names_that_come_again_are_numbered(self):
         first, second = layers.Dense(2, name="x"), layers.Dense(2, name="x")
@@ -784,11 +787,15 @@ class TestList:
         check_partition(groups, model)
         assert [len(group.variables) for group in groups] == [4, 2]
 
-    def test_a_layer_inside_a_composite_layer_selects_the_whole(self):
+    def test_a_layer_inside_a_composite_layer_can_be_a_group(self):
         model = transformer()
-        rest = ["tokens|positions", "block_1", "block_2", "classifier"]
-        groups = layer_groups(model, [model.blocks[0].attention, *rest])
-        assert by_name(groups)[groups.names[0]] == ["block_0"]
+        block = model.blocks[0]
+        first = [block.norm1, block.norm2, *block.mlp, "tokens|positions"]
+        rest = ["block_1", "block_2", "classifier"]
+        groups = layer_groups(model, [block.attention, first, *rest])
+        check_weights(groups, model)
+        assert groups[0].layers == (block.attention,)
+        assert [x.name for x in groups[2].layers] == ["block_1"]
 
     def test_own_weights_of_a_model_can_be_a_group(self):
         model = transformer()
