@@ -167,7 +167,9 @@ def results(model: Any) -> tuple[tuple[int, int], ...]:
 
 def _nodes(model: Any) -> list[Any]:
     by_depth = model._nodes_by_depth
-    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    return [
+        node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]
+    ]
 
 
 def _origin(position: dict[int, int], tensor: Any) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +15,7 @@ from keras_finetune._groups.containers import Containers
 from keras_finetune._groups.graph import connect, tie, with_parents
 from keras_finetune._groups.names import HEAD, common_prefix, is_named_by_keras, unique
 from keras_finetune._groups.runs import Run, cut
-from keras_finetune._groups.units import Unit, flatten
+from keras_finetune._groups.units import Block, Unit, flatten
 
 
 def automatic(model: Any) -> tuple[list[Run], list[Unit]]:
@@ -173,17 +174,29 @@ def _named(runs: list[Run]) -> list[Run]:
     """Give each run its name: its block's, else that of its first layer."""
     blocks = [run.block for run in runs if run.block is not None]
     owners = Counter(name for _, name in {(b.owner, b.name) for b in blocks})
-    texts = [
-        f"{block.owner_name}_{block.name}" if owners[block.name] > 1 else block.name
-        for block in blocks
-    ]
-    prefix = common_prefix(texts)
-    named = iter(texts)
+    texts = {run: _text(run.block, owners) for run in runs if run.block is not None}
+    stages = {
+        text[: match.start()]
+        for text in texts.values()
+        for match in re.finditer("_", text)
+    }
+    for run, text in texts.items():
+        main = run.main
+        if text in stages and len(main) == 1:
+            # What stands beside the blocks of its stage: a downsampling.
+            name = main[0].layer.name
+            texts[run] = name if name.startswith(text) else f"{text}_{name}"
+    prefix = common_prefix(list(texts.values()))
     for run in runs:
-        if run.block is not None:
-            run.name = next(named)[len(prefix) :]
+        if run in texts:
+            run.name = texts[run][len(prefix) :]
         elif not run.name:
             run.name = [*run.main, *run.units][0].layer.name
     for name, run in zip(unique([run.name for run in runs]), runs, strict=True):
         run.name = name
     return runs
+
+
+def _text(block: Block, owners: Counter[str]) -> str:
+    """The name of a block, with its owner's where several have one of that name."""
+    return f"{block.owner_name}_{block.name}" if owners[block.name] > 1 else block.name

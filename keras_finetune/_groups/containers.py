@@ -76,9 +76,7 @@ class Containers:
             self._sizes[id(layer)] = 0
             if structure.is_model(layer) or not kinds.is_embedding(layer):
                 parts = children(layer)
-                inner = {
-                    structure.variable_key(v) for x in parts for v in _weights(x)
-                }
+                inner = {structure.variable_key(v) for x in parts for v in _weights(x)}
                 own = [
                     v for v in _weights(layer) if structure.variable_key(v) not in inner
                 ]

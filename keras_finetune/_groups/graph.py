@@ -44,7 +44,8 @@ def connect(model: Any, units: list[Unit], guess: bool = True) -> None:
         made: list[_Made] = []
         for call in graph(part):
             read = [
-                _result(made[i], k) for i, k in zip(call.inputs, call.taken, strict=True)
+                _result(made[i], k)
+                for i, k in zip(call.inputs, call.taken, strict=True)
             ]
             known = guess or structure.has_graph(part)
             sources = set().union(*read) if read and known else before

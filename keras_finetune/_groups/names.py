@@ -55,9 +55,7 @@ _SPECIAL = tuple(
 # A layer that is a block by itself has a number after one of these words: the longest
 # beginning that ends so, else the shortest.
 _SINGLE = (
-    re.compile(
-        r"(?:stage|block|unit|cell|group|layer)s?_?\d+[a-z]?$", re.IGNORECASE
-    ),
+    re.compile(r"(?:stage|block|unit|cell|group|layer)s?_?\d+[a-z]?$", re.IGNORECASE),
     re.compile(r"^(?:conv|pool|mixed)_?\d+[a-z]?$", re.IGNORECASE),
 )
 

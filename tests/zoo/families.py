@@ -296,7 +296,8 @@ def cspnet_classifier() -> Any:
         stackwise_strides=[1, 2, 2],
         stackwise_num_filters=[8, 16, 16],
         block_type="dark_block",
-        stage_type="csp",
+        stage_type="dark",
+        bottle_ratio=[0.5],
         image_shape=(32, 32, 3),
     )
     return hub().CSPNetImageClassifier(backbone=body, num_classes=2)
@@ -494,9 +495,7 @@ def hf_gpt2_causal_lm() -> Any:
 def hf_vit_classifier() -> Any:
     options = {"image_size": 16, "patch_size": 4, **HUGGING_FACE}
     del options["vocab_size"], options["max_position_embeddings"]
-    return hugging_face(
-        "TFViTForImageClassification", "ViTConfig", IMAGES, **options
-    )
+    return hugging_face("TFViTForImageClassification", "ViTConfig", IMAGES, **options)
 
 
 @family("transformers")
