@@ -145,8 +145,7 @@ def calls(model: Any) -> tuple[Call, ...] | None:
     found = []
     for node in nodes:
         tensors = node.input_tensors if KERAS_3 else node.keras_inputs
-        reads = [_origin(position, tensor) for tensor in tensors]
-        reads = [read for read in reads if read is not None]
+        reads = _origins(position, tensors)
         found.append(
             Call(
                 node.operation if KERAS_3 else node.layer,
@@ -161,8 +160,7 @@ def calls(model: Any) -> tuple[Call, ...] | None:
 def results(model: Any) -> tuple[tuple[int, int], ...]:
     """The outputs of a functional model: for each a position in `calls`, and which."""
     position = {id(node): i for i, node in enumerate(_nodes(model))}
-    origins = [_origin(position, tensor) for tensor in model.outputs]
-    return tuple(origin for origin in origins if origin is not None)
+    return tuple(_origins(position, model.outputs))
 
 
 def _nodes(model: Any) -> list[Any]:
@@ -172,11 +170,15 @@ def _nodes(model: Any) -> list[Any]:
     ]
 
 
-def _origin(position: dict[int, int], tensor: Any) -> tuple[int, int] | None:
-    """The node that makes a symbolic tensor, and which of its results it is."""
-    layer, node, index = tensor._keras_history
-    place = position.get(id(layer._inbound_nodes[node]))
-    return None if place is None else (place, index)
+def _origins(position: dict[int, int], tensors: Any) -> list[tuple[int, int]]:
+    """The nodes that make symbolic tensors, and which of their results these are."""
+    found = []
+    for tensor in tensors:
+        layer, node, index = tensor._keras_history
+        place = position.get(id(layer._inbound_nodes[node]))
+        if place is not None:
+            found.append((place, index))
+    return found
 
 
 def _is_floating(tensors: Any) -> bool:

@@ -138,8 +138,8 @@ def _with_end(body: set[Unit], units: list[Unit]) -> set[Unit]:
             if pooler or normalization or passes:
                 body.add(unit)
         elif old and kinds.is_normalization(unit.layer) and unit.parents == last:
-            if all(x.is_main and x.parents <= body for x in last):
-                body |= {unit, *last}
+            follow = all(x.is_main and x.parents <= body for x in last)
+            body |= {unit, *last} if follow else set()
     return body
 
 

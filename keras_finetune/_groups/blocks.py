@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from keras_finetune._engine import structure
 from keras_finetune._groups import kinds, names
 from keras_finetune._groups.units import Block, Unit
 
@@ -101,5 +102,9 @@ def _named_parts(unit: Unit) -> Iterator[tuple[Any, Any]]:
     """Yield what a unit is in and itself, each after its owner, from the inside out."""
     parts = unit.owners if unit.is_own else (*unit.owners, unit.layer)
     for owner, part in reversed(list(itertools.pairwise(parts))):
-        if not names.is_named_by_keras(part):
+        # A class of blocks numbers them: "transformer_block_1" was given on purpose.
+        block = not structure.is_model(part) and (
+            part is not unit.layer or kinds.is_block(part)
+        )
+        if block or not names.is_named_by_keras(part):
             yield owner, part

@@ -95,8 +95,8 @@ def _repeated(layer: Any, is_one: Any) -> list[Any]:
         if not kinds.is_part_of_a_block(name):
             series.setdefault(re.sub(r"\d+", "#", name), []).extend(held)
     found = {}
-    for held in series.values():
-        ones = [x for x in held if is_one(x)]
+    for members in series.values():
+        ones = [x for x in members if is_one(x)]
         if ones and Counter(map(type, ones)).most_common(1)[0][1] > 1:
             found.update({id(x): x for x in ones})
     return list(found.values())

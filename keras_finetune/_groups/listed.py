@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from keras_finetune._engine import keras, structure
+from keras_finetune._engine import structure
 from keras_finetune._groups.entries import show, units_of
 from keras_finetune._groups.graph import connect
 from keras_finetune._groups.names import first_to_last, unique
 from keras_finetune._groups.runs import Run
-from keras_finetune._groups.units import Unit, flatten, layers_of
+from keras_finetune._groups.units import Unit, flatten
 
 # The place of units that are in no group.
 _REST = -1
@@ -27,7 +27,7 @@ def listed(model: Any, entries: Sequence[Any]) -> tuple[list[Run], list[Unit]]:
             "Argument `groups` must be a list of at least one entry. Received: "
             f"groups={entries!r}"
         )
-    units = flatten(model, structure.sublayers)
+    units = flatten(model, lambda layer: bool(structure.sublayers(layer)))
     selected = [units_of(model, units, entry, entries) for entry in entries]
     _refuse_doubles(units, selected, entries)
     group_of = {unit: i for i, chosen in enumerate(selected) for unit in chosen}
