@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from keras_finetune._engine import structure
+from keras_finetune._engine import keras, structure
 from keras_finetune._groups import kinds
 from keras_finetune._groups.blocks import find_blocks
 from keras_finetune._groups.containers import Containers
@@ -60,13 +60,16 @@ def _cut(body: list[Unit], above: list[Unit]) -> tuple[list[Run], list[Unit]]:
 
 def _of_teacher(model: Any, units: list[Unit]) -> dict[Unit, None]:
     """The units of a frozen model that only teaches the one that is trained."""
-    held = {name: parts[0] for name, parts in structure.attributes(model).items()}
-    if "student" not in held or "teacher" not in held or structure.has_graph(model):
+    teacher, student = (getattr(model, name, None) for name in ("teacher", "student"))
+    if structure.has_graph(model) or not (_is_layer(teacher) and _is_layer(student)):
         return {}
-    teacher = held["teacher"]
-    if teacher.trainable_variables:
+    if teacher is None or teacher.trainable_variables:
         return {}
     return {u: None for u in units if any(x is teacher for x in (*u.owners, u.layer))}
+
+
+def _is_layer(value: Any) -> bool:
+    return isinstance(value, keras.layers.Layer)
 
 
 def _bottom(units: list[Unit]) -> dict[Unit, None]:

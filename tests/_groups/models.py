@@ -61,10 +61,12 @@ class Chain(layers.Layer):
 
     def build(self, shape):
         if self.token:
-            self.own = self.add_weight(name="own", shape=(1,), initializer="zeros")
+            self.own = self.add_weight(name="cls", shape=(1,), initializer="zeros")
+        inner = tuple(shape)
         for part in self.parts():
             if not part.built:
-                part.build(shape)
+                part.build(inner)
+            inner = (*inner, 4) if isinstance(part, Embed) else inner
         super().build(shape)
 
     def call(self, x):
