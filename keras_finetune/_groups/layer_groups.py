@@ -23,11 +23,12 @@ class LayerGroup:
 
     Args:
         name: Short and unique among the model's groups: `"block5"`, `"head"`.
-        layers: The layers, bottom to top: nested models are expanded, any other layer
+        layers: The layers, bottom to top. Nested models are expanded, and so are
+            composite layers of which the parts are in several groups; any other layer
             stands as a whole. Layers without weights (dropout) are among them.
         variables: All weights of the group, trainable or not, each once. Weights that
-            a subclassed model holds itself are in its first group, though the model is
-            not among `layers`.
+            an expanded model or layer holds itself are in its first group, though it
+            is not among `layers`.
 
     Example:
 
@@ -185,35 +186,43 @@ Groups: TypeAlias = Literal["auto"] | int | Sequence[Any] | LayerGroups
 
 
 def layer_groups(model: Any, groups: Groups = "auto") -> LayerGroups:
-    """Splits a model into ordered groups of layers, bottom to top, the head last.
+    """Split a model into ordered groups of layers, bottom to top, the head last.
 
     How `"auto"` finds them:
 
-    1. Consecutive layers whose names share a block prefix (`block5_conv1`,
-       `conv4_block6_2_bn`) are a group with that name.
-    2. Where names tell nothing, a cut is made only where a single tensor passes: never
+    1. A numbered beginning of names that several layers share, and that comes again
+       with other numbers further up, is a block (`block5_conv1`, `fire2_squeeze1x1`,
+       `stages_0_blocks_1_conv`): the innermost that runs one after the other.
+    2. A composite layer that holds much of the body (an encoder) is taken apart into
+       its repeated children, in whatever lists, dictionaries or attributes they are.
+    3. Embeddings of the input, of tokens, patches and positions, are the lowest group.
+    4. Where names tell nothing, a cut is made only where a single tensor passes: never
        within parallel branches or a residual block. (A skip over more than a third of
-       the model, as in a U-Net, ties nothing.)
-    3. Any other layer with weights is a group of its own. Normalization, activations,
-       dropout and pooling belong to the layer below them.
-    4. What follows the pre-trained body is the `"head"`: what no layer of the nested
+       the model, as in a U-Net, ties nothing, nor do tokens and masks.)
+    5. Any other layer with weights is a group of its own. Normalization, activations,
+       dropout, poolers, and layers that no output depends on belong to the layer below.
+    6. What follows the pre-trained body is the `"head"`: what no layer of the nested
        models, or else of the last block, depends on. In a model without blocks it is
        the last layer with weights, in one with several outputs the last ones.
 
-    Nested models are expanded; any other composite layer stands as a whole. A
-    subclassed model has no graph: its layers are taken in the order of creation. A
-    layer that is used several times belongs to the group of its first use. Groups of
-    layers without a block prefix are named after their first layer with weights.
+    Nested models are expanded. Where Keras knows no graph, in subclassed models and
+    composite layers, the children are taken in the order of creation, embeddings first.
+    A weight that several layers use belongs to the group of its first use. A frozen
+    `teacher` beside a `student` is in no group. Groups of layers without a block are
+    named after their first layer with weights.
 
     Args:
         model: A built Keras model.
-        groups: One of: `"auto"`; an integer n, the automatic groups merged into n of
-            about equal size, the head alone; a list, bottom to top, of layers, layer
+        groups: One of: `"auto"`; an integer n, the automatic groups merged into n, the
+            head alone, so that the largest sum of the shares of the parameters and of
+            the depth is as small as possible; a list, bottom to top, of layers, layer
             names, regular expressions that are searched for in variable paths
-            (`"block[45]_"`), or lists of those; or a `LayerGroups` of this model. A
-            string is the name of a layer if there is one. An expression selects whole
-            layers, also when it matches only some of a layer's weights. In a list,
-            weighted layers may be left out only if they are frozen already.
+            (`"block[45]_"`), or lists of those; or a `LayerGroups` of this model.
+            Entries may be layers at any depth. A string is the name of a layer if
+            there is one, of the outermost if there are several. An expression selects
+            whole layers, the innermost ones, also when it matches only some of a
+            layer's weights. In a list, weighted layers may be left out only if they are
+            frozen already.
 
     Returns:
         The groups. Every weight of the model is in exactly one of them, or belongs to
@@ -223,7 +232,8 @@ def layer_groups(model: Any, groups: Groups = "auto") -> LayerGroups:
         TypeError: If `model` is no model of the running Keras, or `groups` or an entry
             of it has the wrong type.
         ValueError: If `model` has no weights yet, an entry matches nothing, a layer is
-            in two entries, or a trainable layer is in none.
+            in two entries, a trainable layer is in none, or a group reads from one that
+            is listed after it.
 
     Example:
 

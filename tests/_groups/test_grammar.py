@@ -94,7 +94,9 @@ class Builder:
             return layer
         if kind in ("norm", "block", "dropout"):
             make = {"norm": layers.LayerNormalization, "block": Block}
-            return make.get(kind, lambda name: layers.Dropout(0.1, name=name))(name=name)
+            return make.get(kind, lambda name: layers.Dropout(0.1, name=name))(
+                name=name
+            )
         return self.nested(kind, number, [self.part(x) for x in inner], name)
 
     def nested(self, kind, number, parts, name):
@@ -111,7 +113,9 @@ class Builder:
             )
             return layers.TimeDistributed(inner, name=name)
         if kind == "sequential":
-            return keras.Sequential([keras.Input((3, WIDTH)), *unique(parts)], name=name)
+            return keras.Sequential(
+                [keras.Input((3, WIDTH)), *unique(parts)], name=name
+            )
         if kind == "model":
             return Subclassed(unique(parts), name=name)
         inputs = keras.Input((3, WIDTH))

@@ -1,18 +1,14 @@
 """Layer groups of every family in `keras.applications` and of models made by hand."""
 
-import itertools
 import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from keras_finetune._engine import backend, keras, structure
 from keras_finetune._groups.layer_groups import LayerGroups, layer_groups
-from keras_finetune._groups.merging import balance
 
 layers = keras.layers
 
@@ -696,22 +692,6 @@ class TestNumber:
     def test_refuses_what_the_model_has_not(self, number):
         with pytest.raises(ValueError, match=rf"between 1 and 5.*groups={number}"):
             layer_groups(transformer(), number)
-
-    @given(st.data())
-    def test_balance(self, data):
-        sizes = data.draw(st.lists(st.integers(0, 50), min_size=1, max_size=9))
-        count = data.draw(st.integers(1, len(sizes)))
-        parts = balance(sizes, count)
-        assert len(parts) == count
-        assert [i for start, stop in parts for i in range(start, stop)] == list(
-            range(len(sizes))
-        )
-        assert all(start < stop for start, stop in parts)
-        largest = max(sum(sizes[start:stop]) for start, stop in parts)
-        for cuts in itertools.combinations(range(1, len(sizes)), count - 1):
-            borders = [0, *cuts, len(sizes)]
-            other = [sum(sizes[a:b]) for a, b in itertools.pairwise(borders)]
-            assert max(other) >= largest
 
 
 def named_model():

@@ -65,7 +65,7 @@ def nested(count):
 
 
 def residual(count):
-    """A functional model with a skip around every second layer, and one mask for all."""
+    """A functional model with a skip around every second layer, and a mask."""
     inputs, mask = keras.Input((2,)), keras.Input((2,), dtype="int32")
     x = inputs
     for i in range(count // 2):

@@ -2,7 +2,15 @@
 
 import numpy as np
 import pytest
-from _groups.models import Block, Chain, Embed, WithToken, blocks, members, text_classifier
+from _groups.models import (
+    Block,
+    Chain,
+    Embed,
+    WithToken,
+    blocks,
+    members,
+    text_classifier,
+)
 
 from keras_finetune._engine import keras, structure
 from keras_finetune._groups.layer_groups import layer_groups
@@ -55,8 +63,9 @@ def test_layers_of_any_depth_are_entries():
     built = model()
     first, second, third = built.get_layer("encoder").parts()
     inner = [first.attention, first.norm, *first.mlp]
-    groups = layer_groups(built, [["tokens", "cls", *inner[:2]], inner[2:], second]
-                          + [[third, "new"]])
+    groups = layer_groups(
+        built, [["tokens", "cls", *inner[:2]], inner[2:], second, [third, "new"]]
+    )
     check(groups, built)
     # What is in one group as a whole is listed as a whole.
     assert members(groups)[groups.names[0]] == ["tokens", "attention", "norm"]
@@ -65,8 +74,12 @@ def test_layers_of_any_depth_are_entries():
 
 def test_a_name_at_an_outer_level_hides_those_inside():
     built = keras.Sequential(
-        [keras.Input((4,)), Chain(layers.Dense(4, name="a"), name="c")]
-        + [layers.Dense(4, name="a"), layers.Dense(2, name="b")]
+        [
+            keras.Input((4,)),
+            Chain(layers.Dense(4, name="a"), name="c"),
+            layers.Dense(4, name="a"),
+            layers.Dense(2, name="b"),
+        ]
     )
     groups = layer_groups(built, ["c", "a", "b"])
     assert groups[1].layers == (built.layers[1],)
@@ -81,7 +94,10 @@ def test_a_name_at_an_outer_level_hides_those_inside():
         (["tokens", "attention", "new"], "3 layers are called 'attention'"),
         (["tokens", "encoder", "block_1", "new"], "In two: encoder/block_1/attention"),
         (["tokens", "block_0", "block_1", "new"], r"Left: encoder \(weights of the la"),
-        (["new", "encoder", "tokens"], r"Bottom to top: \['tokens', 'encoder', 'new'\]"),
+        (
+            ["new", "encoder", "tokens"],
+            r"Bottom to top: \['tokens', 'encoder', 'new'\]",
+        ),
         (["encoder", ["tokens", "new"]], None),
     ],
 )

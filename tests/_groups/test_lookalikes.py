@@ -24,7 +24,9 @@ def backbone(count=3):
     mask = keras.Input((3,), dtype="int32", name="padding_mask")
     embedding = layers.Embedding(9, 4, name="token_embedding")
     x = embedding(tokens)
-    x = layers.Add(name="add")([x, layers.Embedding(2, 4, name="segment_embedding")(mask)])
+    x = layers.Add(name="add")(
+        [x, layers.Embedding(2, 4, name="segment_embedding")(mask)]
+    )
     x = layers.LayerNormalization(name="embeddings_norm")(x)
     for i in range(count):
         x = Masked(name=f"transformer_layer_{i}")(x, mask)
@@ -52,9 +54,10 @@ class Reversed(layers.Layer):
 
     def call(self, x):
         weights = self.token_embedding.weights[0]
-        return self.dense(x) @ (weights.value if hasattr(weights, "path") else weights)[
-            :4, :
-        ]
+        return (
+            self.dense(x)
+            @ (weights.value if hasattr(weights, "path") else weights)[:4, :]
+        )
 
 
 def inputs_of(body):
@@ -194,7 +197,10 @@ def test_embeddings_of_a_decoder_are_in_the_lowest_group_too():
     for block in blocks(2, name="decoder_layer_{}"):
         y = block(y)
     groups = members(layer_groups(keras.Model([source, target], y)))
-    assert set(groups.pop("patch_embedding")) == {"patch_embedding", "decoder_embedding"}
+    assert set(groups.pop("patch_embedding")) == {
+        "patch_embedding",
+        "decoder_embedding",
+    }
     assert [len(names) for names in groups.values()] == [1, 1, 1, 1]
 
 
