@@ -59,9 +59,9 @@ def connect(model: Any, units: list[Unit], guess: bool = True) -> None:
     used = with_parents(set().union(*visit(model, set())))
     for unit in units:
         unit.is_used = unit in used or unit.is_own
-        for owner in unit.owners if guess else ():
-            if id(owner) in own and own[id(owner)] is not unit:
-                unit.parents.add(own[id(owner)])
+        if guess:
+            held = {own[id(owner)] for owner in unit.owners if id(owner) in own}
+            unit.parents |= held - {unit}
         below = max((parent.depth for parent in unit.parents), default=0)
         unit.depth = below + unit.is_main
 

@@ -2,9 +2,15 @@
 
 import numpy as np
 
-from keras_finetune._engine import keras
+from keras_finetune._engine import KERAS_3, keras
 
 layers = keras.layers
+
+
+def build(layer, shape):
+    """Build a layer in another; Keras 2 names weights right only when it is called."""
+    if KERAS_3 and not layer.built:
+        layer.build(shape)
 
 
 class Attend(layers.Layer):
@@ -16,8 +22,8 @@ class Attend(layers.Layer):
         self.out = layers.Dense(width, name="out")
 
     def build(self, shape):
-        self.query.build(shape)
-        self.out.build(shape)
+        build(self.query, shape)
+        build(self.out, shape)
         super().build(shape)
 
     def call(self, x):
@@ -35,8 +41,8 @@ class Block(layers.Layer):
 
     def build(self, shape):
         for part in (self.attention, self.norm, self.mlp[0]):
-            part.build(shape)
-        self.mlp[1].build((*shape[:-1], 8))
+            build(part, shape)
+        build(self.mlp[1], (*shape[:-1], 8))
         super().build(shape)
 
     def call(self, x):
@@ -64,8 +70,7 @@ class Chain(layers.Layer):
             self.own = self.add_weight(name="cls", shape=(1,), initializer="zeros")
         inner = tuple(shape)
         for part in self.parts():
-            if not part.built:
-                part.build(inner)
+            build(part, inner)
             inner = (*inner, 4) if isinstance(part, Embed) else inner
         super().build(shape)
 
@@ -141,7 +146,7 @@ class Embed(layers.Layer):
         self.word = layers.Embedding(9, 4, name="word")
 
     def build(self, shape):
-        self.word.build(shape)
+        build(self.word, shape)
         self.positions = self.add_weight(
             name="positions", shape=(3, 4), initializer="zeros"
         )

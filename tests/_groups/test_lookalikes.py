@@ -9,6 +9,7 @@ from _groups.models import (
     Embed,
     InAttributes,
     blocks,
+    build,
     members,
 )
 
@@ -49,7 +50,7 @@ class Reversed(layers.Layer):
         self.dense = layers.Dense(4, name="intermediate")
 
     def build(self, shape):
-        self.dense.build(shape)
+        build(self.dense, shape)
         super().build(shape)
 
     def call(self, x):
