@@ -192,7 +192,9 @@ def failed_fit(place, callbacks, kind, monkeypatch=None):
         arguments["validation_data"] = _stream(trap, place)
         arguments["validation_steps"] = MANY
     else:
-        before = [trap.arm_at("on_epoch_begin", 1)]
+        # Keras 2 makes the slots of all stages when the first begins.
+        begins = 0 if place == "slots" and not KERAS_3 else 1
+        before = [trap.arm_at("on_epoch_begin", begins)]
     if place == "data":
         x, y = _stream(trap, place), None
         del arguments["batch_size"], arguments["shuffle"]

@@ -5,16 +5,29 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_finetune._engine import keras, structure
 from keras_finetune._groups.units import Unit, inside
 
 
-def units_of(
+class Selection(NamedTuple):
+    """What an entry selects.
+
+    Args:
+        units: The units, in order.
+        named: The layers that the entry names; for an expression those that have a
+            variable that matches.
+    """
+
+    units: dict[Unit, None]
+    named: tuple[Any, ...]
+
+
+def select(
     model: Any, units: list[Unit], entry: Any, entries: Sequence[Any]
-) -> dict[Unit, None]:
-    """Return the units that an entry selects, or raise saying what is wrong with it.
+) -> Selection:
+    """Return what an entry selects, or raise saying what is wrong with it.
 
     Args:
         model: The model.
@@ -29,11 +42,15 @@ def units_of(
             f"groups={show(entries)}"
         )
     chosen: dict[Unit, None] = {}
+    named: list[Any] = []
     for part in parts:
-        if isinstance(part, str):
-            found = _by_string(model, units, part, entries)
-        elif isinstance(part, keras.layers.Layer):
-            found = inside(units).get(id(part), [])
+        layer = _layer(model, part, entries)
+        if layer is not None:
+            found = inside(units).get(id(layer), [])
+            named.append(layer)
+        elif isinstance(part, str):
+            found = _by_expression(units, part, entries)
+            named += [unit.layer for unit in found]
         else:
             raise TypeError(
                 "Argument `groups` must be a list of layers, strings, or lists of "
@@ -52,22 +69,25 @@ def units_of(
             f"Argument `groups` must make groups with weights: {show(entry)} has "
             f"none. Received: groups={show(entries)}"
         )
-    return chosen
+    return Selection(chosen, tuple(named))
 
 
-def _by_string(
-    model: Any, units: list[Unit], text: str, entries: Sequence[Any]
-) -> list[Unit]:
-    """The units of the layer with that name, else with a variable path that matches."""
-    layers = _layers_called(model, text)
+def _layer(model: Any, part: Any, entries: Sequence[Any]) -> Any | None:
+    """The layer that a part is, or that has it for a name."""
+    if not isinstance(part, str):
+        return part if isinstance(part, keras.layers.Layer) else None
+    layers = _layers_called(model, part)
     if len(layers) > 1:
         raise ValueError(
             f"Argument `groups` must be clear: {len(layers)} layers are called "
-            f"{text!r}. Pass the layers themselves, or a regular expression on the "
+            f"{part!r}. Pass the layers themselves, or a regular expression on the "
             f"paths of their variables. Received: groups={show(entries)}"
         )
-    if layers:
-        return inside(units).get(id(layers[0]), [])
+    return layers[0] if layers else None
+
+
+def _by_expression(units: list[Unit], text: str, entries: Sequence[Any]) -> list[Unit]:
+    """The units with a variable path that matches."""
     try:
         pattern = re.compile(text)
     except re.error as error:

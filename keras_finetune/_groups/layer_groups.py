@@ -29,6 +29,7 @@ class LayerGroup:
         variables: All weights of the group, trainable or not, each once. Weights that
             an expanded model or layer holds itself are in its first group, though it
             is not among `layers`.
+        named: The layers that the list of groups names, `None` for automatic groups.
 
     Example:
 
@@ -42,6 +43,7 @@ class LayerGroup:
     name: str
     layers: tuple[Any, ...]
     variables: tuple[Any, ...] = field(repr=False)
+    named: tuple[Any, ...] | None = field(default=None, repr=False)
 
     @property
     def parameters(self) -> int:
@@ -302,7 +304,7 @@ def _check_model(model: Any) -> None:
 def _from_runs(runs: Sequence[Run], rest: Sequence[Unit] = ()) -> LayerGroups:
     return LayerGroups(
         [
-            LayerGroup(run.name, layers_of(run.units), weights_of(run.units))
+            LayerGroup(run.name, layers_of(run.units), weights_of(run.units), run.named)
             for run in runs
         ],
         layers_of(rest),

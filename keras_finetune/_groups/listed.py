@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from keras_finetune._engine import structure
-from keras_finetune._groups.entries import show, units_of
+from keras_finetune._groups.entries import select, show
 from keras_finetune._groups.graph import connect
 from keras_finetune._groups.names import first_to_last, unique
 from keras_finetune._groups.runs import Run
@@ -28,7 +28,8 @@ def listed(model: Any, entries: Sequence[Any]) -> tuple[list[Run], list[Unit]]:
             f"groups={entries!r}"
         )
     units = flatten(model, lambda layer: bool(structure.sublayers(layer)))
-    selected = [units_of(model, units, entry, entries) for entry in entries]
+    selections = [select(model, units, entry, entries) for entry in entries]
+    selected = [selection.units for selection in selections]
     _refuse_doubles(units, selected, entries)
     group_of = {unit: i for i, chosen in enumerate(selected) for unit in chosen}
     _refuse_left_out(model, [u for u in units if u not in group_of], entries)
@@ -36,7 +37,10 @@ def listed(model: Any, entries: Sequence[Any]) -> tuple[list[Run], list[Unit]]:
     _refuse_wrong_order(units, group_of, entries)
     place = _places(units, group_of)
     names = unique([_entry_name(entry) for entry in entries])
-    runs = [Run([], None, name) for name in names]
+    runs = [
+        Run([], None, name, selection.named)
+        for name, selection in zip(names, selections, strict=True)
+    ]
     rest: list[Unit] = []
     for unit in _whole(units, place):
         (rest if place[unit] == _REST else runs[place[unit]].units).append(unit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 from keras_finetune._engine import flags
 from keras_finetune._groups import kinds
@@ -17,6 +18,7 @@ class Run:
     units: list[Unit]
     block: Block | None = None
     name: str = ""
+    named: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
         self.has_main = any(unit.is_main for unit in self.units)

@@ -32,16 +32,15 @@ class Stages:
     """The stages of one model.
 
     A variable belongs to one group, and its group decides when it trains. What was
-    frozen before `fit` stays frozen, at any depth, with one exception: layers of a part
-    that is frozen as a whole are there to be unfrozen. The parts are the groups of a
-    list, or else the body and the head.
+    frozen before `fit` stays frozen, at any depth, with two exceptions: a layer that a
+    list of groups names is there to be unfrozen, and so are the layers of a body, or of
+    a head, of which nothing trains.
 
     Args:
         model: The model.
         groups: Its groups of layers, bottom to top.
         initial_groups: Groups that train in stage 0, counted from the top.
         batch_norm: As the argument of `GradualUnfreeze`.
-        named: Whether the groups were listed by the user.
 
     Raises:
         ValueError: If no group is left to unfreeze after stage 0.
@@ -53,16 +52,17 @@ class Stages:
         groups: LayerGroups,
         initial_groups: int,
         batch_norm: str,
-        named: bool = False,
     ) -> None:
         self.model = model
         self._before = before = _Before(model)
         self._released: set[Hashable] = set(_NOT_REACHED.get(model, ()))
-        parts = [(group,) for group in groups] if named else [groups[:-1], groups[-1:]]
-        for part in parts:
-            self._release_if_frozen(part)
+        for layer in with_inner(self._released_layers(groups[:])):
+            self._released.add(id(layer))
+            self._released.update(variable_key(v) for v in own_weights(layer))
         self._may_train = before.trainable & (before.trained | self._released)
-        self.groups = tuple(g for g in groups if named or self._trainable_part(g))
+        self.groups = tuple(
+            g for g in groups if g.named is not None or self._trainable_part(g)
+        )
         self.initial_groups = initial_groups
         self.last = len(self.groups) - initial_groups
         if self.last < 1:
@@ -84,20 +84,19 @@ class Stages:
 
     # --- what may train --------------------------------------------------------------
 
-    def _release_if_frozen(self, part: Sequence[LayerGroup]) -> None:
-        keys = {variable_key(v) for group in part for v in group.variables}
-        if keys & self._before.trained:
-            return
-        # Layers that are frozen themselves; what is frozen inside of others stays so.
-        outer = [x for x in all_layers(self.model) if is_model(x)]
-        frozen = [x for x in _layers(part) if not self._before.flags[id(x)]]
-        for layer in with_inner(frozen):
-            self._released.add(id(layer))
-        held = [v for layer in frozen for v in weights(layer)]
-        held += [
-            v for x in outer if not self._before.flags[id(x)] for v in own_weights(x)
-        ]
-        self._released |= keys & {variable_key(v) for v in held}
+    def _released_layers(self, groups: Sequence[LayerGroup]) -> list[Any]:
+        """Layers that were frozen for stages to unfreeze them, not to stay so."""
+        frozen = self._before.is_frozen
+        if any(group.named is not None for group in groups):
+            named = [layer for group in groups for layer in group.named or ()]
+            return [layer for layer in named if frozen(layer)]
+        released: list[Any] = []
+        around = [layer for layer in all_layers(self.model) if is_model(layer)]
+        for part in groups[:-1], groups[-1:]:
+            keys = {variable_key(v) for group in part for v in group.variables}
+            if not keys & self._before.trained:
+                released += [x for x in (*_layers(part), *around) if frozen(x)]
+        return released
 
     def _trainable_part(self, group: LayerGroup) -> list[Any]:
         return [v for v in group.variables if variable_key(v) in self._may_train]
@@ -279,6 +278,10 @@ class _Before:
         self.trained = {variable_key(v) for v in now}
         self.trainable = ever - alone
         self.known = ever | alone
+
+    def is_frozen(self, layer: Any) -> bool:
+        """Return whether a layer itself was frozen, not only what is in it."""
+        return not self.flags[id(layer)]
 
 
 def _layers(groups: Sequence[LayerGroup]) -> list[Any]:

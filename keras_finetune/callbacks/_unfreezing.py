@@ -256,8 +256,7 @@ def stages_of(asks: Any, model: Any, neighbours: Any) -> Stages:
     """Return the stages that a `GradualUnfreeze` makes of a model."""
     groups = shared_groups(model, asks, neighbours)
     warn_of_other_groups(model, asks, groups, neighbours)
-    named = isinstance(asks.groups, (list, tuple))
-    stages = Stages(model, groups, asks.initial_groups, asks.batch_norm, named)
+    stages = Stages(model, groups, asks.initial_groups, asks.batch_norm)
     if isinstance(asks.every, list) and len(asks.every) != stages.last:
         count = len(asks.every) + asks.initial_groups
         fits = count <= len(groups)

@@ -193,8 +193,11 @@ def test_a_users_callback_puts_back_the_weights_of_an_earlier_stage(
 
 @pytest.mark.parametrize("body", BODIES)
 def test_weights_from_before_fit_can_be_set_after_it(body):
+    # After a fit that ends with other flags Keras 2 lists the weights of composite
+    # layers in another order, as it does when they are set by hand.
     model, data = make_model(body)
     kept, noted = model.get_weights(), by_variable(model)
-    model.fit(*data, callbacks=[OURS["unfreeze"]()], **{**FIT, "epochs": 2})
+    unfreeze = GradualUnfreeze(["body", "middle", "top"], every=1, batch_norm="follow")
+    model.fit(*data, callbacks=[unfreeze], **{**FIT, "epochs": 3})
     model.set_weights(kept)
     assert_equal(model, noted)
