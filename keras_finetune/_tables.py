@@ -23,11 +23,13 @@ class Table:
         header: Titles of the columns.
         rows: One sequence of cells a row.
         right: Columns that are aligned to the right.
+        ruled: Whether a line is drawn below the header.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     right: Collection[int] = ()
+    ruled: bool = True
 
     def text(self, width: int = _WIDTH, head: Callable[[str], str] = str) -> str:
         """Lays out the table, wrapping its widest columns where it does not fit.
@@ -48,7 +50,8 @@ class Table:
             target = max(room - (sum(widths) - widths[widest]), others, _NARROWEST)
             widths[widest] = min(target, widths[widest] - 1)
         lines = self._lines(self.header, widths)
-        lines.append("  ".join("-" * w for w in widths))
+        if self.ruled:
+            lines.append("  ".join("-" * w for w in widths))
         lines = [head(line) for line in lines]
         for row in self.rows:
             lines += self._lines(row, widths)

@@ -259,7 +259,11 @@ def problems(model, users, error, place, stage):
         for name, value in vars(owner).items()
         if is_ours(value)
     ]
-    expected, built = as_in_plain_keras(place if place in PLACES else "data")
+    like = place
+    if place in ENTERING:
+        # Keras 2 makes all slots at once: then there are none yet.
+        like = "data" if KERAS_3 or place == "flags" else "trace"
+    expected, built = as_in_plain_keras(like)
     attributes = {label: _attributes(owner) for label, owner in objects.items()}
     for label in expected.keys() & attributes.keys():
         for name in sorted(expected[label].keys() | attributes[label].keys()):

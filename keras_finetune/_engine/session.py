@@ -47,6 +47,13 @@ def end(model: Any) -> None:
         session.close()
 
 
+def abandon(model: Any) -> None:
+    """Close the session of a `fit` that fails before it has called any hook."""
+    session = _of(model)
+    if session is not None:
+        session.close()
+
+
 def frozen_for_now(model: Any) -> list[Any]:
     """Return single weights that we freeze, whatever their layer's flag says.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -15,6 +14,7 @@ from keras_finetune._groups.merging import merged
 from keras_finetune._groups.names import HEAD as HEAD
 from keras_finetune._groups.runs import Run
 from keras_finetune._groups.units import Unit, layers_of, weights_of
+from keras_finetune._tables import Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,11 @@ class LayerGroup:
     layers: tuple[Any, ...]
     variables: tuple[Any, ...] = field(repr=False)
     named: tuple[Any, ...] | None = field(default=None, repr=False)
+
+    @property
+    def key(self) -> str:
+        """The name as a part of a key in logs: without dots, which some tools split."""
+        return self.name.replace("..", "-").replace(".", "_")
 
     @property
     def parameters(self) -> int:
@@ -150,37 +155,25 @@ class LayerGroups(Sequence[LayerGroup]):
     def __iter__(self) -> Iterator[LayerGroup]:
         return iter(self._groups)
 
-    def _rows(self) -> list[tuple[str, str, str, str]]:
-        rows = [("group", "layers", "parameters", "from - to")]
-        for group in self._groups:
-            counts = f"{len(group.layers):,}", f"{group.parameters:,}"
-            rows.append((group.name, *counts, group.span))
+    def _table(self) -> Table:
+        rows = [
+            (group.name, f"{len(group.layers):,}", f"{group.parameters:,}", group.span)
+            for group in self._groups
+        ]
         if self._rest:
-            size = flags.count(self._rest_variables)
-            counts = f"{len(self._rest):,}", f"{size:,}"
-            rows.append(("(no group)", *counts, "frozen"))
-        return rows
+            size = f"{flags.count(self._rest_variables):,}"
+            rows.append(("(no group)", f"{len(self._rest):,}", size, "frozen"))
+        header = ("group", "layers", "parameters", "from - to")
+        return Table(header, rows, right=(1, 2), ruled=False)
 
     def __str__(self) -> str:
-        rows = self._rows()
-        # 80 columns: the numbers take what they need, the names share what is left.
-        layers, parameters = (max(len(row[i]) for row in rows) for i in (1, 2))
-        room = 80 - layers - parameters - 6
-        name = min(max(len(row[0]) for row in rows), room // 2)
-        return "\n".join(
-            f"{_shorten(row[0], name):<{name}}  {row[1]:>{layers}}  "
-            f"{row[2]:>{parameters}}  {_shorten(row[3], room - name)}"
-            for row in rows
-        )
+        return self._table().text()
 
     def __repr__(self) -> str:
         return f"<LayerGroups {', '.join(self.names)}>"
 
     def _repr_html_(self) -> str:
-        head, *body = self._rows()
-        lines = ["<table>", _html_row(head, "th")]
-        lines += [_html_row(row, "td") for row in body]
-        return "\n".join([*lines, "</table>"])
+        return self._table().html()
 
 
 # What `groups` may be: see `layer_groups`.
@@ -310,12 +303,3 @@ def _from_runs(runs: Sequence[Run], rest: Sequence[Unit] = ()) -> LayerGroups:
         layers_of(rest),
         weights_of(rest),
     )
-
-
-def _shorten(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
-def _html_row(cells: Iterable[str], tag: str) -> str:
-    inner = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
-    return f"<tr>{inner}</tr>"

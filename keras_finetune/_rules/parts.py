@@ -74,7 +74,7 @@ def _split(
         yield from (([variable_path(v).removeprefix(own)], [v]) for v in weights)
     elif by == "group":
         for group in groups or ():
-            yield [group.name], group.variables
+            yield [group.key], group.variables
     elif by == "layer":
         yield from _layers(model, [])
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from keras_finetune._engine import keras
+from keras_finetune._engine import keras, session
 from keras_finetune._groups.layer_groups import LayerGroups
 
 Kind = TypeVar("Kind", bound="FineTuningCallback")
@@ -20,6 +20,17 @@ class FineTuningCallback(keras.callbacks.Callback):
     """
 
     _run: Any = None
+
+    def set_model(self, model: Any) -> None:
+        super().set_model(model)
+        try:
+            self._prepare(model)
+        except BaseException:
+            session.abandon(model)  # what callbacks before this one have opened
+            raise
+
+    def _prepare(self, model: Any) -> None:
+        """Get ready for a `fit`, before any callback begins."""
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, made of what Keras can serialize.
@@ -39,6 +50,15 @@ class FineTuningCallback(keras.callbacks.Callback):
             config: The arguments, functions as Keras serializes them.
         """
         return cls(**{name: _restored(value) for name, value in config.items()})
+
+    def refuse_another(self, neighbours: Sequence[Any]) -> None:
+        """Raise if there is another callback of this kind in the same `fit`."""
+        others = [c for c in neighbours if isinstance(c, type(self)) and c is not self]
+        if others:
+            raise ValueError(
+                f"There can be one `{type(self).__name__}` in a `fit`. "
+                f"Received: callbacks={[*others, self]}"
+            )
 
     def __repr__(self) -> str:
         given = {

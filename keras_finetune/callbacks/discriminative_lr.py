@@ -25,6 +25,7 @@ from keras_finetune.callbacks._callback import FineTuningCallback
 _BODY = (0.01, 0.1)
 
 
+@keras.saving.register_keras_serializable(package="keras_finetune")
 class DiscriminativeLR(FineTuningCallback):
     """Multiply the learning rate of each group of layers by a factor of its own.
 
@@ -154,8 +155,8 @@ class DiscriminativeLR(FineTuningCallback):
 
     # --- the hooks -------------------------------------------------------------------
 
-    def set_model(self, model: Any) -> None:
-        super().set_model(model)
+    def _prepare(self, model: Any) -> None:
+        self.refuse_another(fit.callbacks_of_fit(model))
         self._run = _Run(model)
         loading.await_file(model, self, self._fit_file)
 
@@ -238,4 +239,4 @@ class _Run:
 
 
 def _keys(groups: LayerGroups) -> list[str]:
-    return [f"learning_rate/{group.name}" for group in groups]
+    return [f"learning_rate/{group.key}" for group in groups]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from keras_finetune import _checks
-from keras_finetune._engine import keras, optimizer, processes
+from keras_finetune._engine import fit, keras, optimizer, processes
 from keras_finetune._groups.layer_groups import Groups
 from keras_finetune._rules.stages import Stages
 from keras_finetune._schedule.progress import Progress
@@ -18,6 +18,7 @@ _BATCH_NORM = ("follow", "frozen", "trainable")
 _FROZEN_MODES = ("training", "inference")
 
 
+@keras.saving.register_keras_serializable(package="keras_finetune")
 class GradualUnfreeze(FineTuningCallback):
     """Train the top of a model first, and more of it stage by stage.
 
@@ -172,8 +173,8 @@ class GradualUnfreeze(FineTuningCallback):
 
     # --- the hooks -------------------------------------------------------------------
 
-    def set_model(self, model: Any) -> None:
-        super().set_model(model)
+    def _prepare(self, model: Any) -> None:
+        self.refuse_another(fit.callbacks_of_fit(model))
         self._progress.begin_fit()
         self._run = Unfreezing(self, model, self._progress)
         self._run.await_backup()

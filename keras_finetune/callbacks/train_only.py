@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from keras_finetune._engine import loading, optimizer, session
+from keras_finetune._engine import keras, loading, optimizer, session
 from keras_finetune._engine.structure import variable_path, weights
 from keras_finetune._rules.selection import selector
 from keras_finetune.callbacks._callback import FineTuningCallback
 
 
+@keras.saving.register_keras_serializable(package="keras_finetune")
 class TrainOnly(FineTuningCallback):
     """Trains only the selected variables in this `fit`; all others are frozen.
 
@@ -66,8 +67,7 @@ class TrainOnly(FineTuningCallback):
             )
         return selected
 
-    def set_model(self, model: Any) -> None:
-        super().set_model(model)
+    def _prepare(self, model: Any) -> None:
         loading.await_file(model, self, self._fit_file)
 
     def on_train_begin(self, logs: Any = None) -> None:

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_finetune import _checks
-from keras_finetune._engine import backups, optimizer, processes, session, structure
+from keras_finetune._engine import (
+    backups,
+    keras,
+    optimizer,
+    processes,
+    session,
+    structure,
+)
 from keras_finetune._engine.active import lane
 from keras_finetune._engine.batches import batches_done
 from keras_finetune._engine.norms import WeightNorms
@@ -29,6 +36,7 @@ class _Run:
     parts: dict[str, list[Hashable]] = field(default_factory=dict)
 
 
+@keras.saving.register_keras_serializable(package="keras_finetune")
 class WeightNormLogger(FineTuningCallback):
     """Logs the norm of the trainable weights while a model trains.
 

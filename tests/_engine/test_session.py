@@ -118,7 +118,6 @@ def test_a_vocabulary_is_no_weight():
     callbacks = [
         GradualUnfreeze(groups=2, learning_rate_factor=0.5, every=1),
         DiscriminativeLR(multipliers={"embedding": 0.1}, groups=2),
-        DiscriminativeLR(multipliers=lambda variable: 1.0, log=False),
         TrainOnly("kernel|embeddings"),
         WeightNormLogger(by="layer"),
     ]

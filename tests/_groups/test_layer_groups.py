@@ -905,7 +905,7 @@ class TestObject:
             "head        2          10  out",
         ]
         assert repr(groups) == "<LayerGroups low, high, head>"
-        assert "<td>head</td><td>2</td><td>10</td>" in groups._repr_html_()
+        assert ">head</td>" in groups._repr_html_()
 
     def test_table_fits_80_columns(self):
         long = "a_layer_with_a_name_that_is_longer_than_any_name_has_reason_to_be"
@@ -914,8 +914,8 @@ class TestObject:
             [keras.Input((4,)), *(layers.Dense(4, name=name) for name in names)]
         )
         table = str(layer_groups(model, [names[:2], names[2]]))
-        assert max(map(len, table.splitlines())) == 80
-        assert "…" in table
+        assert max(map(len, table.splitlines())) <= 80
+        assert f"{long}_one"[-10:] in table.replace("\n", "")
 
     def test_html_is_escaped(self):
         model = named_model()

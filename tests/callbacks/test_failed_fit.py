@@ -13,7 +13,7 @@ import plain
 import pytest
 from plain import CALLBACKS, ENTERING, PLACES, Failure, failed_fit, goes_on, problems
 
-from keras_finetune._engine import keras
+from keras_finetune._engine import KERAS_3, keras
 
 # Where `fit` failed with a loss that cannot be saved, or before Keras has made slots,
 # so that a file has none for the optimizer that it builds while loading.
@@ -78,7 +78,8 @@ def test_a_stage_that_could_not_be_entered_is_the_old_or_the_new_one(
         model, users, error = failed_fit(place, ours, kind, patch)
     stage = int(plain.flags(model) == plain.flags(plain.frozen_by_hand(1)))
     assert not problems(model, users, error, place, stage)
-    assert not goes_on(model, tmp_path / "model.keras")
+    if KERAS_3 or place == "flags":  # else no optimizer has been built
+        assert not goes_on(model, tmp_path / "model.keras")
 
 
 def test_the_same_callbacks_start_again_after_ctrl_c():

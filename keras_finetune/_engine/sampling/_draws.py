@@ -15,38 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras_finetune._engine.sampling._interface import Arrays
-
-
-class Fold:
-    """How the rows of the batch that is being traced are made up.
-
-    Args:
-        samples: Number of samples in the batch, an integer or a scalar tensor.
-        rows: Number of inputs in the batch, an integer or a scalar tensor.
-        shared: Whether all inputs of a sample get the same draw.
-    """
-
-    def __init__(self, samples: Any, rows: Any, shared: bool) -> None:
-        self.samples = samples
-        self.rows = rows
-        self.shared = shared
-        # Set when a draw is met that cannot be told apart by sample: the sampler
-        # then runs one sample at a time.
-        self.broken = False
-
-    def repeats(self, leading: Any) -> Any | None:
-        """How many rows of a tensor belong to one input; `None` if it is not known.
-
-        A layer may fold time or windows into the batch, so the leading size is a
-        multiple of the rows. Where it is not (a table of positions, a batch size
-        written into the model) no row can be given to a sample.
-        """
-        total = self.samples * self.rows
-        known = isinstance(total, int)
-        if isinstance(leading, int) and (not known or leading % total):
-            return None
-        return leading // total
+from keras_finetune._engine.sampling._interface import Arrays, Fold
 
 
 def fold_dropout(

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from keras_finetune._engine import keras
 from keras_finetune._engine.patches import Patch, patched
-from keras_finetune._engine.sampling._draws import Fold, fold_draw, fold_dropout
+from keras_finetune._engine.sampling._draws import fold_draw, fold_dropout
 from keras_finetune._engine.sampling._forcing import forced, silence
-from keras_finetune._engine.sampling._interface import Arrays, Lane, Node
+from keras_finetune._engine.sampling._interface import Arrays, Fold, Lane, Node
 
 # `keras.src.engine` or `tf_keras.src.engine`: the layer class knows which.
 _engine = keras.layers.Layer.__module__.rpartition(".")[0]

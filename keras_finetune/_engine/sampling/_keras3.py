@@ -19,9 +19,9 @@ from keras.src.trainers.data_adapters import get_data_adapter, is_tf_dataset
 
 from keras_finetune._engine import backend, keras
 from keras_finetune._engine.patches import Patch, patched
-from keras_finetune._engine.sampling._draws import Fold, fold_draw, fold_dropout
+from keras_finetune._engine.sampling._draws import fold_draw, fold_dropout
 from keras_finetune._engine.sampling._forcing import forced
-from keras_finetune._engine.sampling._interface import Arrays, Lane, Node
+from keras_finetune._engine.sampling._interface import Arrays, Fold, Lane, Node
 
 
 class _Node(Node):

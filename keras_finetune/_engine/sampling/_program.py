@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from keras_finetune._engine.sampling import _graph
-from keras_finetune._engine.sampling._draws import Fold
 from keras_finetune._engine.sampling._graph import Cut, Graph
-from keras_finetune._engine.sampling._interface import Compiled
+from keras_finetune._engine.sampling._interface import Compiled, Fold
 from keras_finetune._engine.sampling._lane import array, lane
 from keras_finetune._engine.sampling._random import RandomLayers
 

@@ -1,0 +1,317 @@
+"""Sane without arguments, and loud about what is legal but surely not meant."""
+
+import copy
+import json
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import reference
+
+from keras_finetune import (
+    DiscriminativeLR,
+    GradualUnfreeze,
+    TrainOnly,
+    WeightNormLogger,
+    layer_groups,
+)
+from keras_finetune._engine import keras
+from keras_finetune._rules.sharing import few_groups
+
+GROUPS = ["low", "middle", "head"]
+DATA = reference.make_data()
+
+
+def compiled(depth=None, rate=0.5, metrics=None):
+    body = None
+    if depth is not None:
+        names = [f"block{i}_dense" for i in range(depth)]
+        body = [keras.layers.Dense(2, name=name) for name in names]
+    model = reference.make_model(body=body)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(rate), loss, metrics=metrics)
+    return model
+
+
+def fit(model, callbacks, epochs=1, **arguments):
+    return reference.fit(model, DATA, epochs=epochs, callbacks=callbacks, **arguments)
+
+
+def said(callbacks, epochs=1, model=None, **arguments):
+    """The warnings of a `fit`, one after the other."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model or compiled(), callbacks, epochs, **arguments)
+    return " ".join(str(w.message) for w in caught if w.category is UserWarning)
+
+
+# --- without arguments ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [2, 4, 12, 60])
+def test_a_callback_that_is_given_no_groups_takes_a_few(depth):
+    model = compiled(depth)
+    unfreeze, rates = GradualUnfreeze(), DiscriminativeLR()
+    history = fit(model, [unfreeze, rates], epochs=10).history
+    count = min(len(layer_groups(model)), 5)
+    assert len(few_groups(model)) == count
+    assert unfreeze.history[-1]["stage"] == count - 1
+    logged = [name for name in history if name.startswith("learning_rate/")]
+    assert len(logged) == count
+    # All of them train well before the end, none at less than a hundredth.
+    assert unfreeze.history[-1]["epoch"] <= 5
+    assert min(history[name][-1] for name in logged) == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("giver", ["unfreeze", "rates", "multipliers"])
+def test_callbacks_of_one_fit_share_their_groups(giver, order):
+    groups = {giver: ["low", ["middle", "head"]]}
+    rates = DiscriminativeLR(groups=groups.get("rates"))
+    if giver == "multipliers":
+        rates = DiscriminativeLR(multipliers=[0.5, 1.0])
+    unfreeze = GradualUnfreeze(groups.get("unfreeze"), every=1)
+    fit(compiled(), [unfreeze, rates][::order], epochs=2)
+    assert [len(entry["groups"]) for entry in unfreeze.history] == [1, 2]
+
+
+def test_stages_end_in_time_and_later_runs_keep_their_boundaries():
+    unfreeze = GradualUnfreeze(GROUPS)
+    model = compiled()
+    fit(model, [unfreeze], epochs=8)
+    epochs = [entry["epoch"] for entry in unfreeze.history]
+    assert epochs == [0, 2, 4]
+    fit(model, [unfreeze], epochs=40, initial_epoch=8)
+    assert [entry["epoch"] for entry in unfreeze.history] == epochs
+    assert len(model.trainable_variables) == 6
+
+
+def test_the_plan_says_whose_groups_it_shows(capsys):
+    model = compiled()
+    GradualUnfreeze().plan(model, 8)
+    assert "own" in capsys.readouterr().out
+    GradualUnfreeze(GROUPS).plan(model)
+    assert "own" not in capsys.readouterr().out
+
+
+# --- legal, but surely not meant -----------------------------------------------------
+
+
+def test_epochs_that_end_before_a_stage():
+    text = said([GradualUnfreeze(GROUPS, every=5)], epochs=3)
+    assert "3 epochs end before these groups train: middle, low" in text
+    assert "stage 0 of 2: low, middle never trained" in text
+    assert not said([GradualUnfreeze(GROUPS)], epochs=3)
+
+
+def test_rates_that_are_next_to_nothing():
+    text = said([DiscriminativeLR(decay=1000.0, groups=GROUPS)])
+    assert "low (1.0e-06)" in text
+    assert not said([DiscriminativeLR(decay=2.6, groups=GROUPS)])
+    assert not said([DiscriminativeLR(multipliers=[0.0, 1.0, 1.0], groups=GROUPS)])
+
+
+def test_other_groups_in_two_callbacks():
+    other = DiscriminativeLR(groups=["low", ["middle", "head"]])
+    text = said([GradualUnfreeze(GROUPS), other], epochs=3)
+    assert (
+        "different groups: ['low', 'middle', 'head'] and ['low', 'middle..head']"
+        in (text)
+    )
+    assert not said([GradualUnfreeze(GROUPS), DiscriminativeLR(groups=GROUPS)], 3)
+
+
+@pytest.mark.parametrize("ours", [GradualUnfreeze, DiscriminativeLR])
+def test_two_of_a_kind(ours):
+    model = compiled()
+    with pytest.raises(ValueError, match=f"one `{ours.__name__}`"):
+        fit(model, [TrainOnly("kernel"), ours(), ours()])
+    assert "load_own_variables" not in vars(model.optimizer)
+    assert "make_train_function" not in vars(model)
+
+
+def test_early_stopping_that_is_sooner_than_a_stage():
+    def callbacks(patience):
+        stop = keras.callbacks.EarlyStopping("loss", patience=patience)
+        return [GradualUnfreeze(GROUPS, monitor="loss", patience=3), stop]
+
+    assert "patience of more than 3" in said(callbacks(3))
+    assert "patience of more than 3" not in said(callbacks(4))
+
+
+@pytest.mark.parametrize(
+    ("monitor", "message"),
+    [
+        ("lss", "Did you mean 'loss'"),
+        ("val_loss", "no validation data"),
+        ("accuracy", "the logs will have"),
+    ],
+)
+def test_a_monitor_that_is_never_logged(monitor, message):
+    unfreeze = GradualUnfreeze(GROUPS, monitor=monitor, patience=1)
+    model = compiled()
+    with pytest.raises(ValueError, match=message):
+        fit(model, [unfreeze])
+    assert (
+        reference.difference(reference.weights(model), reference.weights(compiled()))
+        == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("monitor", "metrics", "validates"),
+    [
+        ("loss", None, False),
+        ("val_loss", None, True),
+        ("acc", ["acc"], False),
+        ("val_error", [keras.metrics.SparseCategoricalAccuracy(name="error")], True),
+        ("learning_rate/low", None, False),
+    ],
+)
+def test_a_monitor_that_is_logged(monitor, metrics, validates):
+    unfreeze = GradualUnfreeze(GROUPS, monitor=monitor, patience=1)
+    arguments = {"validation_data": DATA} if validates else {}
+    model = compiled(metrics=metrics)
+    rates = DiscriminativeLR()
+    assert "Argument" not in said([rates, unfreeze], model=model, **arguments)
+
+
+def test_a_monitor_that_another_callback_may_add_is_only_warned_of():
+    class Adds(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["mine"] = 1.0
+
+    unfreeze = GradualUnfreeze(GROUPS, monitor="mine", patience=1)
+    assert "monitor='mine'" in said([Adds(), unfreeze])
+
+
+def test_a_second_fit_from_the_start():
+    model, unfreeze = compiled(), GradualUnfreeze(GROUPS, every=1)
+    fit(model, [unfreeze], epochs=3)
+    assert "begins again in epoch 0" in said([unfreeze], 3, model)
+    again = GradualUnfreeze(GROUPS, every=1)
+    fit(model, [again], epochs=2)
+    assert "begins again" not in said([again], 3, model, initial_epoch=2)
+
+
+def test_rates_that_no_step_asks_for():
+    class Own(keras.Model):
+        def train_step(self, *args, **kwargs):
+            state = args[0] if len(args) > 1 else None
+            logs = {"loss": 0.0}
+            return logs if state is None else (logs, state)
+
+    plain = reference.make_model()
+    model = Own(plain.inputs, plain.outputs)
+    model.compile(keras.optimizers.SGD(0.5), "mse", run_eagerly=True)
+    callbacks = [DiscriminativeLR(groups=GROUPS)]
+    with pytest.warns(UserWarning, match="No step of this epoch"):
+        history = fit(model, callbacks, epochs=2).history
+    assert not [name for name in history if name.startswith("learning_rate/")]
+
+
+def test_a_layer_in_the_place_of_a_selection():
+    with pytest.raises(TypeError, match="'low/'"):
+        TrainOnly(compiled().get_layer("low"))
+
+
+# --- at home in Keras ----------------------------------------------------------------
+
+
+def test_the_progress_bar_is_that_of_keras(capsys):
+    def shown(callbacks):
+        compiled_model = compiled()
+        capsys.readouterr()
+        compiled_model.fit(*DATA, epochs=2, verbose=2, callbacks=callbacks)
+        lines = capsys.readouterr().out.splitlines()
+        return [line.split(" - ")[-1].split(":")[0] for line in lines if "loss" in line]
+
+    seen = []
+    spy = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(set(logs))
+    )
+    ours = [GradualUnfreeze(GROUPS), DiscriminativeLR(), spy]
+    assert shown(ours) == shown([])
+    assert {"stage", "learning_rate/low"} <= seen[-1]
+
+
+def whether(variable):
+    return variable is not None
+
+
+CALLBACKS = [
+    GradualUnfreeze(GROUPS, every=[1, 2], batch_norm="follow", verbose=1),
+    GradualUnfreeze(monitor="val_loss", patience=2, min_delta=0.1),
+    DiscriminativeLR(2.6),
+    DiscriminativeLR(bounds=(1e-5, 1e-3), log=False),
+    DiscriminativeLR(multipliers={"low": 0.5}),
+    TrainOnly("bias"),
+    TrainOnly(whether),
+    WeightNormLogger(by="layer", order=1, frequency=3, updates=True),
+]
+
+
+@pytest.mark.parametrize("callback", CALLBACKS, ids=repr)
+def test_configuration_goes_through_keras_and_json(callback):
+    again = type(callback).from_config(callback.get_config())
+    assert again.get_config() == callback.get_config()
+    if getattr(callback, "select", None) is whether:
+        return  # a function of this file, which Keras cannot import by name
+    saved = json.dumps(keras.saving.serialize_keras_object(callback))
+    again = keras.saving.deserialize_keras_object(json.loads(saved))
+    assert type(again) is type(callback)
+    assert again.get_config() == callback.get_config()
+
+
+def test_layers_are_configured_by_their_names():
+    model = compiled()
+    groups = [model.get_layer("low"), [model.get_layer("middle"), "head"]]
+    config = GradualUnfreeze(groups).get_config()
+    assert config["groups"] == ["low", ["middle", "head"]]
+    config = DiscriminativeLR(groups=layer_groups(model)).get_config()
+    assert layer_groups(model, config["groups"]).names
+
+
+@pytest.mark.parametrize("callback", CALLBACKS, ids=repr)
+def test_repr_shows_what_differs_from_the_defaults(callback):
+    text = repr(callback)
+    assert text.startswith(type(callback).__name__)
+    assert text.count("=") >= 1
+    assert "=None" not in text
+
+
+def test_copies_made_in_the_midst_of_fit_train_on_their_own():
+    ours = [GradualUnfreeze(GROUPS, every=1), DiscriminativeLR(), TrainOnly("kernel")]
+    copies = []
+
+    def take(epoch, logs):
+        for act in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
+            copies.append([act(callback) for callback in ours])
+
+    spy = keras.callbacks.LambdaCallback(on_epoch_end=take)
+    model = compiled()
+    fit(model, [*ours, spy], epochs=2)
+    for taken in copies:
+        other = compiled()
+        fit(other, [type(c).from_config(c.get_config()) for c in taken], epochs=2)
+        one, two = reference.weights(other), reference.weights(model)
+        assert reference.difference(one, two) == 0
+
+
+def test_arguments_after_the_first_are_named():
+    for kind in (GradualUnfreeze, DiscriminativeLR):
+        with pytest.raises(TypeError, match="positional"):
+            kind(None, 2.0)
+
+
+@pytest.mark.parametrize("value", [1, "yes", np.True_, None])
+def test_a_flag_is_a_bool(value):
+    with pytest.raises(TypeError, match="log="):
+        DiscriminativeLR(log=value)
+
+
+def test_a_choice_is_no_array_and_no_bool():
+    for value in (np.array([0, 1]), True):
+        with pytest.raises(ValueError, match="verbose"):
+            GradualUnfreeze(verbose=value)
