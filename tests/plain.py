@@ -262,7 +262,8 @@ def problems(model, users, error, place, stage):
     like = place
     if place in ENTERING:
         # Keras 2 makes all slots at once: then there are none yet.
-        like = "data" if KERAS_3 or place == "flags" else "trace"
+        none = not KERAS_3 and place == "slots"
+        like = "on_train_begin after" if none else "data"
     expected, built = as_in_plain_keras(like)
     attributes = {label: _attributes(owner) for label, owner in objects.items()}
     for label in expected.keys() & attributes.keys():

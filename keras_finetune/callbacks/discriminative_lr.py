@@ -157,7 +157,7 @@ class DiscriminativeLR(FineTuningCallback):
 
     def _prepare(self, model: Any) -> None:
         self.refuse_another(fit.callbacks_of_fit(model))
-        self._run = _Run(model)
+        self._run = _Run(model, self.bounds is not None)
         loading.await_file(model, self, self._fit_file)
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -228,13 +228,13 @@ class _Run:
     """What belongs to one `fit`.
 
     Attributes:
-        base: The base learning rate before a backup is loaded.
+        base: The base learning rate before a backup is loaded, if it is needed.
         groups: The groups, once the model has weights.
     """
 
-    def __init__(self, model: Any) -> None:
-        compiled = getattr(model, "optimizer", None) is not None
-        self.base = optimizer.learning_rate(model) if compiled else 0.0
+    def __init__(self, model: Any, needs_base: bool) -> None:
+        has_rate = needs_base and getattr(model, "optimizer", None) is not None
+        self.base = optimizer.learning_rate(model) if has_rate else 0.0
         self.groups: LayerGroups | None = None
 
 

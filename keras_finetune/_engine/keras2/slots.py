@@ -162,11 +162,10 @@ def _rebuild_legacy(
         return
     asked: dict[int, list[tuple[Any, str]]] = {id(one): [] for one in every}
     patches = [Patch(one, "add_slot", _noting(one, asked[id(one)])) for one in every]
-    others: dict[int, list[Any]] = {}
     for one in every:
         before = dict(one._slots)
         own = {id(v) for row in before.values() for v in row.values()}
-        others[id(one)] = [v for v in one._weights if id(v) not in own]
+        one._weights = [v for v in one._weights if id(v) not in own]
         for key in set(before) & set(hidden) - set(wanted):
             aside[id(one), key] = dict(before[key])
         one._slots.clear()
@@ -179,7 +178,8 @@ def _rebuild_legacy(
     for one in every:
         # The order of `weights` is the order in which slots were asked for.
         slots = [one._slots[key][name] for key, name in dict.fromkeys(asked[id(one)])]
-        one._weights = [*others[id(one)], *slots]
+        made = {id(v) for v in slots}
+        one._weights = [*(v for v in one._weights if id(v) not in made), *slots]
         rows = {key: one._slots[key] for key in wanted if key in one._slots}
         one._slots.clear()
         one._slots.update(rows)
