@@ -18,12 +18,12 @@ import numpy as np
 
 from keras_finetune._engine import KERAS_3, fit, keras, optimizer, processes
 from keras_finetune._engine.active import lane
+from keras_finetune._engine.backups._interface import BackupLane
 from keras_finetune._engine.patches import Patch
 from keras_finetune._engine.structure import all_layers
 
-_lane: Any = import_module(
-    f"keras_finetune._engine.backups.{'_keras3' if KERAS_3 else '_keras2'}"
-)
+_world = "keras3" if KERAS_3 else "keras2"
+_lane: BackupLane = import_module(f"keras_finetune._engine.backups._{_world}").running()
 
 _PREFIX, _SUFFIX = "keras_finetune_step_", ".json"
 # The file that is being written, the one before, and its copy (`double_checkpoint`).

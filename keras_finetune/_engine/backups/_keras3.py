@@ -8,60 +8,77 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from keras.src.utils import file_utils
 
 from keras_finetune._engine import keras, processes
+from keras_finetune._engine.backups._interface import BackupLane, Files
 from keras_finetune._engine.patches import Patch, patched
 
 
-class files:
-    """Files as Keras reads and writes them, remote ones included."""
+class KerasFiles(Files):
+    """Files as Keras reads and writes them."""
 
-    open = file_utils.File
-    exists = staticmethod(file_utils.exists)
-    join = staticmethod(file_utils.join)
-    listdir = staticmethod(file_utils.listdir)
-    makedirs = staticmethod(file_utils.makedirs)
-    remove = staticmethod(file_utils.remove)
+    def open(self, path: str, mode: str) -> Any:
+        return file_utils.File(path, mode)
 
+    def exists(self, path: str) -> bool:
+        return bool(file_utils.exists(path))
 
-def directory(callback: Any) -> str:
-    """Where the files of a backup are."""
-    return str(callback.backup_dir)
+    def join(self, *parts: str) -> str:
+        return str(file_utils.join(*parts))
 
+    def listdir(self, path: str) -> list[str]:
+        return list(file_utils.listdir(path))
 
-def has_backup(callback: Any) -> bool:
-    """Whether there is a backup."""
-    return bool(files.exists(callback._weights_path))
+    def makedirs(self, path: str) -> None:
+        file_utils.makedirs(path)
 
-
-def may_write(model: Any) -> bool:
-    """Whether this process writes the backup: as Keras has it, each does."""
-    del model
-    return True
+    def remove(self, path: str) -> None:
+        file_utils.remove(path)
 
 
-def hooks(callback: Any, backups: Any) -> list[Patch]:
-    """Patches for a `BackupAndRestore` that keep its files and our records whole."""
-    save, load = callback._save_model, callback._load_model
-    end = callback.on_epoch_end
-    model = backups.model
+class Keras3Backups(BackupLane):
+    """The backups of Keras 3, whose files and our records are kept whole."""
 
-    def on_epoch_end(epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if backups.is_running():
-            backups.before_epoch_end(epoch, logs or {})
-        end(epoch, logs)
+    files = KerasFiles()
 
-    def _save_model() -> None:
-        if not backups.is_running():
-            return save()
-        backups.before_save(callback)
-        with patched([Patch(model, "save_weights", _at_once(model.save_weights))]):
-            save()
+    def directory(self, callback: Any) -> str:
+        return str(callback.backup_dir)
 
-    def _load_model() -> None:
-        if not backups.is_running():
-            return load()
+    def has_backup(self, callback: Any) -> bool:
+        return self.files.exists(callback._weights_path)
+
+    def hooks(self, callback: Any, backups: Any) -> list[Patch]:
+        save, load = callback._save_model, callback._load_model
+        end, model = callback.on_epoch_end, backups.model
+
+        def on_epoch_end(epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+            if backups.is_running():
+                backups.before_epoch_end(epoch, logs or {})
+            end(epoch, logs)
+
+        def _save_model() -> None:
+            if not backups.is_running():
+                return save()
+            backups.before_save(callback)
+            with patched([Patch(model, "save_weights", _at_once(model.save_weights))]):
+                save()
+
+        def _load_model() -> None:
+            if not backups.is_running():
+                return load()
+            self._load(callback, backups, load)
+
+        return [
+            Patch(callback, "on_epoch_end", on_epoch_end),
+            Patch(callback, "_save_model", _save_model),
+            Patch(callback, "_load_model", _load_model),
+        ]
+
+    def _load(self, callback: Any, backups: Any, load: Callable[[], None]) -> None:
+        """Load a backup, also one whose two files do not belong together."""
+        model, files = backups.model, self.files
         weights, metadata = callback._weights_path, callback._training_metadata_path
         if not files.exists(weights) and files.exists(metadata):
             processes.announce(
@@ -86,11 +103,21 @@ def hooks(callback: Any, backups: Any) -> list[Patch]:
                 f"Received: {metadata} missing or unreadable"
             )
 
-    return [
-        Patch(callback, "on_epoch_end", on_epoch_end),
-        Patch(callback, "_save_model", _save_model),
-        Patch(callback, "_load_model", _load_model),
-    ]
+    def generator_states(self, layers: Iterable[Any]) -> list[Any]:
+        unique = {
+            id(generator): generator.state
+            for layer in layers
+            for generator in getattr(layer, "_seed_generators", ())
+        }
+        return list(unique.values())
+
+    def value(self, state: Any) -> npt.NDArray[np.generic]:
+        return np.asarray(keras.ops.convert_to_numpy(state))
+
+
+def running() -> BackupLane:
+    """Return the backups of Keras 3."""
+    return Keras3Backups()
 
 
 def _at_once(save_weights: Callable[..., None]) -> Callable[..., None]:
@@ -106,24 +133,3 @@ def _at_once(save_weights: Callable[..., None]) -> Callable[..., None]:
         os.replace(new, path)
 
     return save
-
-
-def generator_states(layers: Iterable[Any]) -> list[Any]:
-    """The states of all random generators, each once."""
-    unique = {
-        id(generator): generator.state
-        for layer in layers
-        for generator in getattr(layer, "_seed_generators", ())
-    }
-    return list(unique.values())
-
-
-def layers_without_generator(layers: Iterable[Any]) -> list[Any]:
-    """None: in Keras 3 all that is random draws from a generator."""
-    del layers
-    return []
-
-
-def value(state: Any) -> Any:
-    """The value of a generator's state."""
-    return np.asarray(keras.ops.convert_to_numpy(state))
