@@ -19,10 +19,13 @@ def shared_groups(model: Any, callback: Any, neighbours: Sequence[Any]) -> Layer
         model: A built model.
         callback: A callback with an argument `groups`.
         neighbours: The callbacks of the same `fit`, itself among them or not. Those
-            that have groups have an attribute `groups`, and may have one `group_count`
-            if their arguments tell how many there must be.
+            that give groups say so by `gives_groups`, have an attribute `groups`, and
+            may have one `group_count` if their arguments tell how many there must be.
     """
-    others = [c for c in neighbours if c is not callback and hasattr(c, "groups")]
+    others = [
+        c for c in neighbours if c is not callback and getattr(c, "gives_groups", False)
+    ]
+    others = [c for c in others if hasattr(c, "groups")]
     given = [c for c in (callback, *others) if c.groups is not None]
     if given:
         return layer_groups(model, given[0].groups)
@@ -47,7 +50,8 @@ def warn_of_other_groups(
     for other in neighbours:
         if other is callback:
             return
-        if getattr(other, "groups", None) is None:
+        gives = getattr(other, "gives_groups", False)
+        if not gives or getattr(other, "groups", None) is None:
             continue
         theirs = layer_groups(model, other.groups)
         if [g.variables for g in theirs] != [g.variables for g in ours]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -240,7 +241,8 @@ class Stages:
         rows = []
         trained = self._counts(selects)
         for stage, when in enumerate(epochs):
-            new = self.trained(stage) if stage == 0 else self.trained(stage)[:1]
+            lowest = self.last - stage
+            new = self.groups[lowest : None if stage == 0 else lowest + 1]
             names = ", ".join(group.name for group in reversed(new))
             row = [str(stage), when, names, f"{trained[stage]:,}"]
             if rate is not None:
@@ -256,7 +258,7 @@ class Stages:
                 key = variable_key(v)
                 first = max(self.last - self._index[key], 0)
                 starting[0 if self._exceptions.get(key, False) else first] += count([v])
-        return [sum(starting[: stage + 1]) for stage in range(self.last + 1)]
+        return list(itertools.accumulate(starting))
 
 
 class _Before:

@@ -19,6 +19,9 @@ class FineTuningCallback(keras.callbacks.Callback):
     they do the model.
     """
 
+    # Whether other callbacks take their groups from this one.
+    gives_groups = True
+
     _run: Any = None
 
     def set_model(self, model: Any) -> None:

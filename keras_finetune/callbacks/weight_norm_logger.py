@@ -6,11 +6,12 @@ import math
 import os
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from keras_finetune import _checks
 from keras_finetune._engine import (
     backups,
+    fit,
     keras,
     optimizer,
     processes,
@@ -22,9 +23,10 @@ from keras_finetune._engine.batches import batches_done
 from keras_finetune._engine.norms import WeightNorms
 from keras_finetune._engine.structure import variable_key, variable_path
 from keras_finetune._engine.tensorboard import ScalarWriter
-from keras_finetune._groups.layer_groups import layer_groups
+from keras_finetune._groups.layer_groups import Groups
 from keras_finetune._rules.parts import norms_of_parts, parts
 from keras_finetune._rules.selection import selector
+from keras_finetune._rules.sharing import shared_groups
 from keras_finetune.callbacks._callback import FineTuningCallback
 
 
@@ -76,7 +78,8 @@ class WeightNormLogger(FineTuningCallback):
             returns a bool. Defaults to all.
         updates: Whether to log the relative size of the updates.
         distance: Whether to log the distance from the start of training.
-        groups: What the groups are for `by="group"`, in the words of `layer_groups`.
+        groups: The groups for `by="group"`, in the words of `layer_groups`. Defaults to
+            those of another callback in the same `fit`, else to a few.
         log_dir: A directory for TensorBoard: every measurement is also written there,
             by epoch or by step. Needs the package `tensorboard`.
 
@@ -113,15 +116,18 @@ class WeightNormLogger(FineTuningCallback):
       convolution kernel as a matrix.
     """
 
+    gives_groups = False  # it only watches
+
     def __init__(
         self,
-        by: str = "model",
-        order: float | str = 2,
-        frequency: str | int = "epoch",
+        by: Literal["model", "group", "layer", "variable"] = "model",
+        *,
+        order: float | Literal["spectral"] = 2,
+        frequency: Literal["epoch"] | int = "epoch",
         select: str | Callable[[Any], bool] | None = None,
         updates: bool = False,
         distance: bool = False,
-        groups: Any = "auto",
+        groups: Groups | None = None,
         log_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
@@ -139,13 +145,8 @@ class WeightNormLogger(FineTuningCallback):
         self._selects = selector(
             "" if select is None else select, "a regular expression, a callable or None"
         )
-        for name, value in (("updates", updates), ("distance", distance)):
-            if not isinstance(value, bool):
-                raise TypeError(
-                    f"Argument `{name}` must be a bool. Received: {name}={value!r}"
-                )
-        self.updates = updates
-        self.distance = distance
+        self.updates = _checks.boolean("updates", updates)
+        self.distance = _checks.boolean("distance", distance)
         self.groups = groups
         self.log_dir = log_dir
         self._writer = ScalarWriter(log_dir)
@@ -259,8 +260,9 @@ class WeightNormLogger(FineTuningCallback):
     def _find_parts(self) -> None:
         """Find the weights that may ever train, and the parts they make."""
         groups = None
-        if self.by == "group" or self.groups != "auto":
-            groups = layer_groups(self.model, self.groups)
+        if self.by == "group" or self.groups is not None:
+            neighbours = fit.callbacks_of_fit(self.model)
+            groups = shared_groups(self.model, self, neighbours)
         candidates = structure.trainable_if_unfrozen(self.model)
         weights = self._counted(candidates)
         if candidates and not weights:

@@ -413,7 +413,11 @@ def test_tensorboard_missing_is_said_at_once(monkeypatch, tmp_path):
         ({"frequency": "batch"}, ValueError, '`frequency` must be "epoch" or an'),
         ({"frequency": 0}, ValueError, "`frequency` must be an integer >= 1"),
         ({"frequency": 1.5}, TypeError, "Received: frequency=1.5"),
-        ({"updates": 1}, TypeError, "`updates` must be a bool. Received: updates=1"),
+        (
+            {"updates": 1},
+            TypeError,
+            "`updates` must be True or False. Received: updates=1",
+        ),
         ({"log_dir": 1}, TypeError, "`log_dir` must be a path or None"),
         ({"select": 3}, TypeError, "`select` must be a regular expression"),
         ({"select": "("}, ValueError, "`select` must be a regular expression"),
