@@ -275,7 +275,8 @@ def test_equals_numpy(name):
     net = NumPyNet(model)
     reference.compile_model(model, EVERY[name]())
     groups = ["low", "still", "middle", "head"]
-    reference.fit(model, data, epochs=3, callbacks=[DiscriminativeLR(groups=groups)])
+    rates = DiscriminativeLR(2.6, groups=groups)
+    reference.fit(model, data, epochs=3, callbacks=[rates])
     states = [[{}, {}] for _ in net.layers]
     x, y = data
     for step in range(12):
