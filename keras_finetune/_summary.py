@@ -17,7 +17,7 @@ from keras_finetune.callbacks import DiscriminativeLR, GradualUnfreeze, TrainOnl
 
 
 def summary(model: Any, callbacks: Any = (), epochs: int | None = None) -> Report:
-    """Prints what would train, when, and at which rate: `model.summary` for a `fit`.
+    """Print what would train, when, and at which rate: `model.summary` for a `fit`.
 
     A table of the groups, bottom to top: layers, parameters, how many of these train
     in the end, the epochs (counted from 0) in which they do, and the learning rate
@@ -110,14 +110,14 @@ class _Training:
         return self.factor(variable) != 0.0 and all(key in s for s in self._selected)
 
     def factor(self, variable: Any) -> float:
-        """The factor on the rate of a variable."""
+        """Return the factor on the rate of a variable."""
         product = 1.0
         for factors in self._factors:
             product *= factors[variable_key(variable)]
         return product
 
     def trained(self) -> list[Any]:
-        """What trains in the end."""
+        """Return what trains in the end."""
         if self.stages is not None:
             trained = self.stages.variables(self.stages.last)
         else:
@@ -125,7 +125,7 @@ class _Training:
         return [v for v in trained if self.selects(v)]
 
     def headline(self) -> str:
-        """What there is, in a sentence or two."""
+        """Return what there is, in a sentence or two."""
         total = flags.count(weights(self.model))
         said = (
             f'Model "{self.model.name}": {total:,} parameters in {len(self.groups)} '
@@ -139,7 +139,7 @@ class _Training:
         return f"{said} {name} at the learning rate {self.rate:.3g}."
 
     def groups_table(self, epochs: int | None) -> Table:
-        """A row for each group."""
+        """Return a row for each group."""
         rate = "factor" if self.rate is None else "learning rate"
         header = ["group", "layers", "parameters", "trainable", "epochs", rate]
         trained: dict[Hashable, Any] = {variable_key(v): v for v in self.trained()}

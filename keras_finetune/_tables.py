@@ -74,7 +74,7 @@ class Table:
         return ">" if column in self.right else "<"
 
     def html(self) -> str:
-        """The table for a notebook."""
+        """Return the table for a notebook."""
         rows = [("th", self.header), *(("td", row) for row in self.rows)]
         lines = ["<table>"]
         for tag, row in rows:
@@ -121,7 +121,7 @@ class Report:
         display({"text/plain": str(self), "text/html": self._repr_html_()}, raw=True)
 
     def show(self) -> Report:
-        """Prints the text, in colour on a terminal, or shows HTML in a notebook."""
+        """Print the text, in colour on a terminal, or show HTML in a notebook."""
         if _in_notebook():
             self._ipython_display_()
             self._is_shown = True

@@ -120,7 +120,7 @@ class _Panel:
 def _by_epoch(
     name: str, values: Any, epochs: Sequence[int], argument: str
 ) -> dict[float, float]:
-    """The values of a key of a `History`, by the ends of their epochs."""
+    """Return the values of a key of a `History`, by the ends of their epochs."""
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError):

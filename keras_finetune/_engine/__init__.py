@@ -25,7 +25,7 @@ KERAS_3: bool = _version[0] == 3
 
 
 def backend() -> str:
-    """The name of the running backend: `"tensorflow"`, `"jax"` or `"torch"`."""
+    """Return the name of the running backend: `"tensorflow"`, `"jax"` or `"torch"`."""
     return str(keras.backend.backend())
 
 

@@ -28,7 +28,7 @@ def addons_class() -> type[Any]:
 
 
 def touched(gradient: Any, variable: Any) -> tuple[Any, Any, Callable[[Any], Any]]:
-    """The part of a variable that a gradient speaks of.
+    """Return the part of a variable that a gradient speaks of.
 
     TensorFlow gives the gradient of an embedding as the rows that were looked up, and
     an update must leave all other rows alone. Everywhere else a gradient is dense.

@@ -64,7 +64,7 @@ def looks_at_flags(kind: Hashable) -> bool:
 
 
 def _codes(function: Any) -> Iterator[CodeType]:
-    """The code of a function, and of the functions in it."""
+    """Return the code of a function, and of the functions in it."""
     for attribute in ("fget", "__func__", "__wrapped__"):
         function = getattr(function, attribute, None) or function
     todo = [getattr(function, "__code__", None)]

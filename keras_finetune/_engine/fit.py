@@ -187,7 +187,7 @@ def _list_of_callbacks(frame_of_fit: FrameType) -> Any | None:
 
 
 def _flat(callbacks: Any) -> list[Any]:
-    """What `fit` was given: nothing, a callback, a list, or a `CallbackList`."""
+    """Return what `fit` was given: nothing, a callback, a list, or a `CallbackList`."""
     if callbacks is None:
         return []
     callbacks = getattr(callbacks, "callbacks", callbacks)

@@ -62,7 +62,7 @@ def _asked_of_compile(model: Any) -> list[Any]:
 
 
 def _names(asked: Any) -> Iterator[str]:
-    """The names of metrics, in whatever structure `compile` was given."""
+    """Return the names of metrics, in whatever structure `compile` was given."""
     if isinstance(asked, str):
         yield asked
     elif isinstance(asked, Mapping):

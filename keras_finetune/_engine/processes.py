@@ -31,7 +31,7 @@ def announce(model: Any, message: str) -> None:
 
 
 def agreed(decision: bool) -> bool:
-    """The decision of the chief, where processes may come to different ones.
+    """Return the decision of the chief, where processes may come to different ones.
 
     TensorFlow and JAX give the same logs to all. On PyTorch the metrics of a process
     are those of its part of the data, unless the model's `train_step` sums them up.
@@ -44,7 +44,7 @@ def agreed(decision: bool) -> bool:
 
 
 def _torch_group() -> Any:
-    """The module of PyTorch's process group, where there is one."""
+    """Return the module of PyTorch's process group, where there is one."""
     from torch import distributed
 
     runs = distributed.is_available() and distributed.is_initialized()

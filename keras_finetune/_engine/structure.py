@@ -47,7 +47,7 @@ def is_built(layer: Any) -> bool:
 
 
 def sublayers(layer: Any) -> tuple[Any, ...]:
-    """The direct children of a layer, each once.
+    """Return the direct children of a layer, each once.
 
     A functional model lists the layers of its graph in topological order and after
     them those that were only attached to it; everything else lists its children in
@@ -62,7 +62,7 @@ def sublayers(layer: Any) -> tuple[Any, ...]:
 
 
 def all_layers(layer: Any) -> tuple[Any, ...]:
-    """The layer itself and every layer in it at any depth, each once."""
+    """Return the layer itself and every layer in it at any depth, each once."""
     found: dict[int, Any] = {}
 
     def visit(current: Any) -> None:
@@ -87,14 +87,14 @@ def weights(layer: Any) -> tuple[Any, ...]:
 
 
 def own_weights(layer: Any) -> list[Any]:
-    """The weights that a layer holds itself, not those of the layers in it."""
+    """Return the weights that a layer holds itself, not those of the layers in it."""
     kind = "variables" if KERAS_3 else "weights"
     own = [getattr(layer, f"_{x}trainable_{kind}", ()) for x in ("", "non_")]
     return [variable for variables in own for variable in variables]
 
 
 def variable_key(variable: Any) -> Hashable:
-    """An identity of a variable that can be compared and hashed.
+    """Return an identity of a variable that can be compared and hashed.
 
     It is good for as long as the variable lives.
     """
@@ -108,14 +108,14 @@ def variable_key(variable: Any) -> Hashable:
 
 
 def variable_path(variable: Any) -> str:
-    """The path of a variable, such as `"block5_conv1/kernel"`."""
+    """Return the path of a variable, such as `"block5_conv1/kernel"`."""
     if KERAS_3:
         return str(variable.path)
     return str(variable.name).split(":", maxsplit=1)[0]
 
 
 def numbered(names: Iterable[str]) -> list[str]:
-    """The names, each once: what comes again is followed by `#2`, `#3` and so on.
+    """Return the names, each once: what comes again is followed by `#2`, `#3`, ...
 
     Variables may share a path, as those of two towers with equal layers do.
     """
@@ -133,7 +133,7 @@ def has_graph(layer: Any) -> bool:
 
 
 def calls(model: Any) -> tuple[Call, ...] | None:
-    """The calls in a functional model's graph, a call after those it reads from.
+    """Return the calls in a functional model's graph, a call after those it reads from.
 
     Returns `None` where Keras knows no graph: for subclassed models. A `Sequential`
     model needs none either.
@@ -158,7 +158,7 @@ def calls(model: Any) -> tuple[Call, ...] | None:
 
 
 def results(model: Any) -> tuple[tuple[int, int], ...]:
-    """The outputs of a functional model: for each a position in `calls`, and which."""
+    """Return, for each output of a functional model, its position in `calls`."""
     position = {id(node): i for i, node in enumerate(_nodes(model))}
     return tuple(_origins(position, model.outputs))
 
@@ -171,7 +171,7 @@ def _nodes(model: Any) -> list[Any]:
 
 
 def _origins(position: dict[int, int], tensors: Any) -> list[tuple[int, int]]:
-    """The nodes that make symbolic tensors, and which of their results these are."""
+    """Return the nodes that make symbolic tensors, and which result each is."""
     found = []
     for tensor in tensors:
         layer, node, index = tensor._keras_history
@@ -190,7 +190,7 @@ def _is_floating(tensors: Any) -> bool:
 
 
 def attributes(layer: Any) -> dict[str, tuple[Any, ...]]:
-    """The direct children of a layer by the attribute that holds them.
+    """Return the direct children of a layer by the attribute that holds them.
 
     Lists, tuples and dictionaries are looked into, however they are nested, and so is
     a `Sequential`. What Keras keeps for itself is left out.
@@ -208,7 +208,7 @@ def attributes(layer: Any) -> dict[str, tuple[Any, ...]]:
 
 
 def _held(value: Any) -> list[Any]:
-    """The layers in a value."""
+    """Return the layers in a value."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
@@ -217,7 +217,7 @@ def _held(value: Any) -> list[Any]:
 
 
 def foreign_keras(model: Any) -> str | None:
-    """The name of the other Keras that `model` comes from, if it does."""
+    """Return the name of the other Keras that `model` comes from, if it does."""
     for base in type(model).__mro__:
         root = base.__module__.split(".", maxsplit=1)[0]
         if base.__name__ == "Model" and root in ("keras", "tf_keras"):

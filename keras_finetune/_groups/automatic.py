@@ -42,7 +42,7 @@ def automatic(model: Any) -> tuple[list[Run], list[Unit]]:
 
 
 def _cut(body: list[Unit], above: list[Unit]) -> tuple[list[Run], list[Unit]]:
-    """The runs of the body, and the head, where a body is known or not."""
+    """Return the runs of the body, and the head, where a body is known or not."""
     if body or not above:
         return cut(body), above
     runs = cut(above)
@@ -59,7 +59,7 @@ def _cut(body: list[Unit], above: list[Unit]) -> tuple[list[Run], list[Unit]]:
 
 
 def _of_teacher(model: Any, units: list[Unit]) -> dict[Unit, None]:
-    """The units of a frozen model that only teaches the one that is trained."""
+    """Return the units of a frozen model that only teaches the one that is trained."""
     teacher, student = (getattr(model, name, None) for name in ("teacher", "student"))
     if structure.has_graph(model) or not (_is_layer(teacher) and _is_layer(student)):
         return {}
@@ -73,7 +73,7 @@ def _is_layer(value: Any) -> bool:
 
 
 def _bottom(units: list[Unit]) -> dict[Unit, None]:
-    """The embeddings of the input, with what joins and normalizes them."""
+    """Return the embeddings of the input, with what joins and normalizes them."""
     low: dict[Unit, None] = {}
     for unit in units:
         companion = not unit.is_main and (unit.is_own or unit.block is None)
@@ -88,7 +88,7 @@ def _bottom(units: list[Unit]) -> dict[Unit, None]:
 
 
 def _trimmed(run: Run) -> tuple[Run, list[Unit]]:
-    """A block without the dropout and pooling that follow it, and those."""
+    """Return a block without the dropout and pooling that follow it, and those."""
     stop = 1
     for i, (before, unit) in enumerate(itertools.pairwise(run.units), start=2):
         joined = stop == i - 1 and (
@@ -100,7 +100,7 @@ def _trimmed(run: Run) -> tuple[Run, list[Unit]]:
 
 
 def _body(units: list[Unit]) -> set[Unit]:
-    """The units of the pre-trained body, or none where nothing tells one.
+    """Return the units of the pre-trained body, or none where nothing tells one.
 
     It ends with the last nested model, else with the last block by name, if that is
     most of the model; layers beside it (a branch for metadata) are not in it.
@@ -122,7 +122,7 @@ def _outermost(units: Iterable[Unit]) -> list[Any]:
 
 
 def _with_end(body: set[Unit], units: list[Unit]) -> set[Unit]:
-    """The body with what was trained with it: a last normalization, a pooler.
+    """Return the body with what was trained with it: a last normalization, a pooler.
 
     A last convolution is known by the normalization that follows it at once
     ("conv_head", "conv_head_bn"). What has the name that Keras gives is new.
@@ -147,7 +147,7 @@ def _with_end(body: set[Unit], units: list[Unit]) -> set[Unit]:
 
 
 def _nested(units: list[Unit]) -> list[Unit]:
-    """The units in nested models, but for nested models that are themselves heads.
+    """Return the units in nested models, but for those that are themselves heads.
 
     A composite layer that is taken apart is as good as a nested model.
     """
@@ -169,7 +169,7 @@ def _nested(units: list[Unit]) -> list[Unit]:
 
 
 def _owner(unit: Unit, level: int) -> Any:
-    """The nested model that a unit is in, at a level of nesting."""
+    """Return the nested model that a unit is in, at a level of nesting."""
     return unit.owners[level] if level < len(unit.owners) else None
 
 
@@ -201,5 +201,5 @@ def _named(runs: list[Run]) -> list[Run]:
 
 
 def _text(block: Block, owners: Counter[str]) -> str:
-    """The name of a block, with its owner's where several have one of that name."""
+    """Return the name of a block, with its owner's where several share it."""
     return f"{block.owner_name}_{block.name}" if owners[block.name] > 1 else block.name

@@ -89,7 +89,7 @@ def _weights(layer: Any) -> tuple[Any, ...]:
 
 
 def _repeated(layer: Any, is_one: Any) -> list[Any]:
-    """The children in a list, dictionary or numbered attributes that repeat a class."""
+    """Return the children that repeat a class, however the layer holds them."""
     series: dict[str, list[Any]] = {}
     for name, held in structure.attributes(layer).items():
         if not kinds.is_part_of_a_block(name):
@@ -103,7 +103,7 @@ def _repeated(layer: Any, is_one: Any) -> list[Any]:
 
 
 def _plain(layer: Any) -> list[Any]:
-    """The plain layers in a list, if they are many."""
+    """Return the plain layers in a list, if they are many."""
     for name, held in structure.attributes(layer).items():
         plain = [x for x in held if _weights(x) and not structure.sublayers(x)]
         main = [x for x in plain if not kinds.is_normalization(x)]

@@ -73,7 +73,7 @@ def select(
 
 
 def _layer(model: Any, part: Any, entries: Sequence[Any]) -> Any | None:
-    """The layer that a part is, or that has it for a name."""
+    """Return the layer that a part is, or that has it for a name."""
     if not isinstance(part, str):
         return part if isinstance(part, keras.layers.Layer) else None
     layers = _layers_called(model, part)
@@ -87,7 +87,7 @@ def _layer(model: Any, part: Any, entries: Sequence[Any]) -> Any | None:
 
 
 def _by_expression(units: list[Unit], text: str, entries: Sequence[Any]) -> list[Unit]:
-    """The units with a variable path that matches."""
+    """Return the units with a variable path that matches."""
     try:
         pattern = re.compile(text)
     except re.error as error:
@@ -103,7 +103,7 @@ def _by_expression(units: list[Unit], text: str, entries: Sequence[Any]) -> list
 
 
 def _layers_called(model: Any, name: str) -> list[Any]:
-    """The layers with a name, of the outermost level at which there are any."""
+    """Return the layers with a name, of the outermost level at which there are any."""
     level, seen = [model], {id(model)}
     while level:
         found = [layer for layer in level if layer.name == name]
@@ -116,7 +116,7 @@ def _layers_called(model: Any, name: str) -> list[Any]:
 
 
 def _hint(model: Any, part: Any, limit: int = 12) -> str:
-    """The nearest names, or all there are."""
+    """Return the nearest names, or all there are."""
     layers = structure.all_layers(model)[1:]
     if not isinstance(part, str):
         return " It is no layer of this model."

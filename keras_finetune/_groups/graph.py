@@ -102,7 +102,7 @@ def tie(model: Any, units: list[Unit], start: int) -> None:
 
 
 def _tensors(model: Any, units: list[Unit]) -> list[tuple[int, int]]:
-    """The place of the unit that makes each tensor, and of the last one to read it.
+    """Return where each tensor is made, and where the last unit reads it.
 
     Tokens and masks are left out: a cut through them parts nothing that is learned.
     """

@@ -116,7 +116,7 @@ class LayerGroups(Sequence[LayerGroup]):
         return self._rest
 
     def group_of(self, variable: Any) -> LayerGroup:
-        """The group that a weight of the model belongs to.
+        """Return the group that a weight of the model belongs to.
 
         Args:
             variable: A weight of the model.

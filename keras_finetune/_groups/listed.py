@@ -48,7 +48,7 @@ def listed(model: Any, entries: Sequence[Any]) -> tuple[list[Run], list[Unit]]:
 
 
 def _places(units: list[Unit], group_of: dict[Unit, int]) -> dict[Unit, int]:
-    """The group that each unit goes to."""
+    """Return the group that each unit goes to."""
     # A layer without weights goes where the layer below it goes, or the one above.
     current = next(group_of.get(unit, _REST) for unit in units if unit.variables)
     place: dict[Unit, int] = {}
@@ -60,7 +60,7 @@ def _places(units: list[Unit], group_of: dict[Unit, int]) -> dict[Unit, int]:
 
 
 def _whole(units: list[Unit], place: dict[Unit, int]) -> list[Unit]:
-    """The units, with composite layers put together of which all is in one place.
+    """Return the units, with composite layers of one place put together.
 
     `place` is filled in for them.
     """
@@ -161,7 +161,7 @@ def _entry_name(entry: Any) -> str:
 
 
 def _name(unit: Unit) -> str:
-    """The name of a unit's layer, with those of the composite layers around it."""
+    """Return the name of a unit's layer, with the composite layers around it."""
     around = [x.name for x in unit.owners if not structure.is_model(x)]
     if unit.is_own and not structure.is_model(unit.layer):
         around.pop()
@@ -173,7 +173,7 @@ def _name(unit: Unit) -> str:
 
 
 def _some(names: Iterable[str], separator: str = ", ", limit: int = 12) -> str:
-    """The first of many names."""
+    """Return the first of many names."""
     shown = list(names)
     more = len(shown) - limit
     return separator.join(shown[:limit]) + (f" and {more} more" if more > 0 else "")

@@ -91,12 +91,12 @@ def balance(sizes: Sequence[int], count: int) -> list[tuple[int, int]]:
 
 
 def _reach(total: list[int], start: int, limit: int) -> int:
-    """The last stop of a part from `start` that is not larger than the limit."""
+    """Return the last stop of a part from `start` that is not larger than the limit."""
     return bisect.bisect_right(total, total[start] + limit) - 1
 
 
 def _filled(total: list[int], limit: int, count: int) -> list[int]:
-    """The stops of parts that are filled from the left, at most one more than asked."""
+    """Return the stops of parts filled from the left, at most one too many."""
     stops: list[int] = []
     while (not stops or stops[-1] < len(total) - 1) and len(stops) <= count:
         stops.append(_reach(total, stops[-1] if stops else 0, limit))
@@ -104,7 +104,7 @@ def _filled(total: list[int], limit: int, count: int) -> list[int]:
 
 
 def _latest(total: list[int], limit: int, count: int) -> list[int]:
-    """The first start from which the rest fits into 0, 1, ... `count` parts."""
+    """Return the first start from which the rest fits into 0, 1, ... `count` parts."""
     starts = [len(total) - 1]
     for _ in range(count):
         starts.append(bisect.bisect_left(total, total[starts[-1]] - limit))

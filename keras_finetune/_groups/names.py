@@ -126,7 +126,7 @@ def common_prefix(names: list[str]) -> str:
 
 
 def unique(names: Sequence[str]) -> list[str]:
-    """Number the names that come again: `"block1"`, `"block1_2"`."""
+    """Return number the names that come again: `"block1"`, `"block1_2"`."""
     all_names, taken = set(names), set[str]()
     last: dict[str, int] = {}
     found = []

@@ -98,7 +98,7 @@ def _multiplier(value: Any) -> float:
 def check_multipliers(
     value: Any,
 ) -> list[float] | dict[str, float] | Callable[[Any], float] | None:
-    """Returns `multipliers` with floats in it, or raises naming the argument."""
+    """Return `multipliers` with floats in it, or raise naming the argument."""
     if value is None:
         return None
     if isinstance(value, Mapping):

@@ -251,7 +251,7 @@ class Stages:
         return Table(header if rate is not None else header[:4], rows, right=(0, 3, 4))
 
     def _counts(self, selects: Callable[[Any], bool] | None) -> list[int]:
-        """The parameters that train in each stage."""
+        """Return the parameters that train in each stage."""
         starting = [0] * (self.last + 1)
         for v in self.variables(self.last):
             if selects is None or selects(v):

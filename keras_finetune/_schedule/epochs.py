@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def stage_at(epoch: int, every: int | Sequence[int], last: int) -> int:
-    """The stage of an epoch.
+    """Return the stage of an epoch.
 
     Args:
         epoch: The epoch, counted from 0 as Keras does.
@@ -22,7 +22,7 @@ def stage_at(epoch: int, every: int | Sequence[int], last: int) -> int:
 
 
 def starts(every: int | Sequence[int], last: int) -> list[int]:
-    """The epoch at which each of the stages 0 to `last` starts."""
+    """Return the epoch at which each of the stages 0 to `last` starts."""
     if isinstance(every, int):
         return [stage * every for stage in range(last + 1)]
     return [0, *every]
@@ -129,7 +129,7 @@ class Plateau:
         self.wait = 0
 
     def update(self, value: float) -> bool:
-        """Takes the value of one more epoch; True when it completes a plateau.
+        """Take the value of one more epoch; True when it completes a plateau.
 
         A NaN is no information: it neither improves nor counts as waiting.
         """

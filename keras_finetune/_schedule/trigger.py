@@ -45,7 +45,7 @@ class MetricTrigger:
         self._said: set[str] = set()
 
     def update(self, epoch: int, logs: Mapping[str, Any]) -> bool:
-        """Takes an epoch's logs; True when the next stage is due."""
+        """Take an epoch's logs; True when the next stage is due."""
         if self.monitor not in logs:
             self._miss(epoch, logs)
             return False
@@ -58,7 +58,7 @@ class MetricTrigger:
         return self.plateau.update(value)
 
     def restart(self, *, keep_best: bool = False) -> None:
-        """Starts waiting anew."""
+        """Start to wait again."""
         self.plateau.wait = 0
         if not keep_best:
             self.plateau.best = None

@@ -208,7 +208,7 @@ class DiscriminativeLR(FineTuningCallback):
             warnings.warn(said, stacklevel=4)
 
     def _rates(self, running: session.Session) -> dict[str, float]:
-        """The highest rate in each group, as it stands now."""
+        """Return the highest rate in each group, as it stands now."""
         groups = self._run.groups
         trained = running.trained()
         base = optimizer.learning_rates(self.model, trained)

@@ -52,7 +52,7 @@ class TrainOnly(FineTuningCallback):
         self._selects = word or selector(select, expected)
 
     def selected(self, model: Any) -> list[Any]:
-        """The variables of a model that are selected; an error if none is.
+        """Return the variables of a model that are selected; an error if none is.
 
         Args:
             model: A built model.
@@ -89,7 +89,7 @@ class TrainOnly(FineTuningCallback):
         return running
 
     def _fit_file(self, count: int) -> None:
-        """Makes the optimizer fit a file that was saved beside this selection."""
+        """Make the optimizer fit a file that was saved beside this selection."""
         self._begin().apply()
 
 

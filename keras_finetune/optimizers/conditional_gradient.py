@@ -110,7 +110,7 @@ class ConditionalGradient(keras.optimizers.Optimizer):
         self.ord = ord
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Moves one variable."""
+        """Move one variable."""
         gradient, value, to_assign = engine.touched(gradient, variable)
         dtype = keras.backend.standardize_dtype(variable.dtype)
         if dtype in ("float16", "bfloat16"):
@@ -133,7 +133,7 @@ class ConditionalGradient(keras.optimizers.Optimizer):
         return self.lambda_() if callable(self.lambda_) else self.lambda_
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the optimizer."""
+        """Return the arguments of the optimizer."""
         return {
             **super().get_config(),
             "lambda_": float(self._radius()),
@@ -143,7 +143,7 @@ class ConditionalGradient(keras.optimizers.Optimizer):
 
 
 def _top_singular_matrix(gradient: Any) -> Any:
-    """The outer product of the first pair of singular vectors, in the given shape."""
+    """Return the outer product of the first pair of singular vectors."""
     shape = ops.shape(gradient)
     columns = shape[-1] if shape else 1
     rows = -1 if len(shape) > 1 else 1

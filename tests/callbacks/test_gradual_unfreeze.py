@@ -708,6 +708,28 @@ def test_the_graph_of_a_stage_is_that_of_a_model_frozen_by_hand():
     assert found[0]["MatMul"] < found[1]["MatMul"] < found[2]["MatMul"]
 
 
+@pytest.mark.parametrize("kind", ["adam"] if KERAS_3 else ["adam", "legacy"])
+def test_slots_are_made_once_however_many_stages_there_are(kind, monkeypatch):
+    legacy = kind == "legacy"
+    adam = (keras.optimizers.legacy if legacy else keras.optimizers).Adam
+    names = [f"dense_{i}_of_ten" for i in range(10)]
+    body = [keras.layers.Dense(2, name=name) for name in names]
+    model = compiled(reference.make_model(body=body), adam(0.01))
+    method = "add_slot" if legacy else "add_variable_from_reference"
+    make, made = getattr(adam, method), {}
+
+    def counted(self, *args, **kwargs):
+        slot = make(self, *args, **kwargs)
+        made[id(slot)] = slot
+        return slot
+
+    monkeypatch.setattr(adam, method, counted)
+    unfreeze = GradualUnfreeze([*names, "head"], every=1)
+    reference.fit(model, DATA, epochs=11, callbacks=[unfreeze])
+    assert unfreeze.history[-1]["stage"] == 10
+    assert len(made) == 2 * len(model.trainable_variables)
+
+
 # --- bad input -----------------------------------------------------------------------
 
 

@@ -55,7 +55,7 @@ class Backups:
         self._hooked: list[Patch] = []
 
     def latest(self) -> dict[str, Any] | None:
-        """The state in the record of the last step that was recorded, if any."""
+        """Return the state in the record of the last step that was recorded, if any."""
         records = [
             (step, directory)
             for directory in map(_lane.directory, _callbacks(self.model))
@@ -68,7 +68,7 @@ class Backups:
         return None
 
     def hook(self) -> None:
-        """Writes a record before each backup, from now to `unhook`."""
+        """Write a record before each backup, from now to `unhook`."""
         for callback in _callbacks(self.model):
             present = getattr(callback.__dict__.get("on_epoch_end"), "backups", None)
             if present is self:
@@ -88,7 +88,7 @@ class Backups:
         self._hooked = []
 
     def restore(self) -> dict[str, Any] | None:
-        """Puts the generators back, and returns the state, of the backup in use.
+        """Put the generators back, and return the state, of the backup in use.
 
         That is the backup whose step the optimizer has; `None` if there is none.
         """
@@ -101,7 +101,7 @@ class Backups:
         return None
 
     def begin(self, epoch: int) -> None:
-        """Takes note of the epoch that runs."""
+        """Take note of the epoch that runs."""
         self._epoch = epoch
 
     # --- what the hooks call -----------------------------------------------------
@@ -114,12 +114,12 @@ class Backups:
         return True
 
     def before_epoch_end(self, epoch: int, logs: Mapping[str, Any]) -> None:
-        """The logs of an epoch, before the backup at its end is written."""
+        """Return the logs of an epoch, before the backup at its end is written."""
         self._epoch = epoch + 1
         self._observe(epoch, logs)
 
     def before_save(self, callback: Any) -> None:
-        """Writes the record of this step."""
+        """Write the record of this step."""
         lane.pull_state(self.model)
         step = optimizer.steps_taken(self.model)
         record = {
@@ -137,7 +137,7 @@ class Backups:
                 _lane.files.remove(_path(directory, old))
 
     def record_of(self, callback: Any) -> dict[str, Any] | None:
-        """The record of the step that the optimizer has taken, if there is one."""
+        """Return the record of the step that the optimizer has taken, if any."""
         step = optimizer.steps_taken(self.model)
         return _read(_lane.directory(callback), step) if step else None
 

@@ -101,7 +101,7 @@ def _order(layer: Any) -> list[int]:
 
 
 def _composites(model: Any) -> Iterator[Any]:
-    """The layers that are made of layers and are no models, but for those inside."""
+    """Return the layers made of layers that are no models, but for those inside."""
     for part in sublayers(model):
         if is_model(part):
             yield from _composites(part)

@@ -57,7 +57,7 @@ class NewStyle(ScaledUpdates):
         self._update_one = optimizer.update_step
 
     def patches(self) -> list[Patch]:
-        """The patches under which the optimizer's step scales its updates."""
+        """Return the patches under which the optimizer's step scales its updates."""
         optimizer = self._optimizer
 
         # The class's own keeps traces that know nothing of our rates.
@@ -123,7 +123,7 @@ class Legacy(ScaledUpdates):
             self._scaled.append("weight_decay")
 
     def patches(self) -> list[Patch]:
-        """The patches under which the optimizer's step scales its updates."""
+        """Return the patches under which the optimizer's step scales its updates."""
         return [self._patch("_resource_apply_dense"), self._sparse_patch()]
 
     def _patch(self, name: str) -> Patch:

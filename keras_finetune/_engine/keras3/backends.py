@@ -78,7 +78,7 @@ class Torch(Keras3):
 
 
 def _read_by_keras(methods: list[tuple[Any, str]]) -> list[tuple[Any, str]]:
-    """Adds what `fit` reads batches from, where no compiled step does so."""
+    """Add what `fit` reads batches from, where no compiled step does so."""
     return [*methods, *((iterator, "_get_iterator") for iterator, _ in methods)]
 
 

@@ -32,7 +32,7 @@ class ScaledUpdates:
         self._decaying: float = 1.0
 
     def patches(self) -> list[Patch]:
-        """The patches under which the optimizer's step scales its updates."""
+        """Return the patches under which the optimizer's step scales its updates."""
         optimizer = self._optimizer
         patches = [
             Patch(optimizer, "_get_current_learning_rate", self.current_learning_rate),

@@ -193,7 +193,7 @@ def _is_slots(values: list[Any]) -> bool:
 
 
 def _permanent(optimizer: Any) -> list[Any]:
-    """The variables that no build makes: the iterations and the learning rate."""
+    """Return the variables that no build makes: iterations and learning rate."""
     rate = optimizer._learning_rate
     return [
         optimizer._iterations,

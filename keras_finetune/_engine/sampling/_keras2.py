@@ -55,7 +55,7 @@ class _Node(Node):
 
 
 def _inference(model: Any) -> Any:
-    """The context of a call of `model` with `training=False`."""
+    """Return the context of a call of `model` with `training=False`."""
     context = _call_context()
     state = {"layer": model, "inputs": None, "build_graph": True}
     # `tf_keras` after 2.15 carries any argument through the stack of calls.

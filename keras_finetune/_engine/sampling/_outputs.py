@@ -49,7 +49,7 @@ def _losses(loss: Any, count: int) -> list[Any]:
 
 
 def _activation(operation: Any) -> str:
-    """The name of the activation that an operation ends with."""
+    """Return the name of the activation that an operation ends with."""
     if operation is None:
         return ""
     function = getattr(operation, "activation", None)
