@@ -428,6 +428,27 @@ def test_errors_at_once(arguments, error, message):
         WeightNormLogger(**arguments)
 
 
+def test_by_group_takes_the_groups_of_the_other_callbacks():
+    layers = [keras.layers.Dense(4, name=f"block{i}_dense") for i in range(7)]
+    model = compiled(keras.Sequential([keras.Input((4,)), *layers]))
+    x, y = np.ones((4, 4), "float32"), np.zeros(4, "int32")
+    unfreeze, logger = GradualUnfreeze(every=[1], groups=2), WeightNormLogger("group")
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[logger, unfreeze])
+    parts = {key for key in logger.history[-1] if "/" in key}
+    assert parts == {f"weight_norm/{name}" for name in unfreeze.history[-1]["groups"]}
+
+
+def test_a_logger_without_groups_leaves_the_stages_as_they_are():
+    stages = []
+    for loggers in ([], [WeightNormLogger()]):
+        layers = [keras.layers.Dense(4, name=f"block{i}_dense") for i in range(7)]
+        model = keras.Sequential([keras.Input((4,)), *layers])
+        unfreeze = GradualUnfreeze()
+        stages.append(unfreeze.stages(model, [unfreeze, *loggers]).groups)
+    assert [group.name for group in stages[0]] == [group.name for group in stages[1]]
+    assert len(stages[0]) == 5
+
+
 def test_errors_before_training():
     model = dense()
     before = model.get_weights()
