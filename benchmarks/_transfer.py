@@ -134,7 +134,7 @@ def rates_of_groups():
 
 
 def stages():
-    return GradualUnfreeze(groups=len(BLOCKS) + 1, every=STAGE)
+    return GradualUnfreeze(groups=len(BLOCKS) + 1, every=STAGE, batch_norm="follow")
 
 
 def two_fits(model, fit, rate):

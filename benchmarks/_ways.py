@@ -31,7 +31,7 @@ def level(model):
 def ours(model, data, every, callbacks):
     # begin: ours
     model.compile(keras.optimizers.Adam(1e-3), loss())
-    unfreeze = GradualUnfreeze(groups=STAGES, every=every)
+    unfreeze = GradualUnfreeze(groups=STAGES, every=every, batch_norm="follow")
     rates = DiscriminativeLR(decay=2.6, groups=STAGES)
     callbacks = [unfreeze, rates, *callbacks]
     model.fit(*data, epochs=STAGES * every, callbacks=callbacks, **FIT)

@@ -153,8 +153,14 @@ def stages(bench):
         report(f"step of stage {stage}", times, "full training")
 
     model = compiled(bench.model())
-    callbacks = [GradualUnfreeze(groups=GROUPS), InFit(at_epoch)]
+    unfreeze = GradualUnfreeze(groups=GROUPS, every=1, batch_norm="follow")
+    callbacks = [unfreeze, InFit(at_epoch)]
     bench.fit(model, GROUPS, callbacks)
+
+
+def group_rates():
+    """A rate for each of the finest groups, as `multi_optimizer` has them."""
+    return DiscriminativeLR(decay=2.6, groups="auto")
 
 
 def rates(bench):
@@ -172,7 +178,7 @@ def rates(bench):
             report(f"step with rates, {name}", times, "the plain optimizer")
 
         model = compiled(bench.model(), make())
-        bench.fit(model, 1, [DiscriminativeLR(), InFit(at_epoch)])
+        bench.fit(model, 1, [group_rates(), InFit(at_epoch)])
 
 
 def control(bench):
@@ -226,7 +232,7 @@ def against_multi_optimizer(bench):
 
     def ours():
         model = compiled(bench.model(), single.Adam(1e-3))
-        return first_step(model, [DiscriminativeLR()])
+        return first_step(model, [group_rates()])
 
     def theirs():
         model = bench.model()
@@ -247,7 +253,7 @@ def against_multi_optimizer(bench):
         report(f"step, {n} groups", times, "MultiOptimizer")
 
     model = compiled(bench.model(), single.Adam(1e-3))
-    bench.fit(model, 1, [DiscriminativeLR(), InFit(at_epoch)])
+    bench.fit(model, 1, [group_rates(), InFit(at_epoch)])
 
 
 def whole_run(bench, epochs=2):
@@ -256,7 +262,8 @@ def whole_run(bench, epochs=2):
     def ours():
         model = compiled(bench.model())
         start = time.perf_counter()
-        bench.fit(model, 2 * epochs, [GradualUnfreeze(groups=2, every=epochs)])
+        unfreeze = GradualUnfreeze(groups=2, every=epochs, batch_norm="follow")
+        bench.fit(model, 2 * epochs, [unfreeze])
         return time.perf_counter() - start
 
     def by_hand():

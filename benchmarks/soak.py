@@ -77,7 +77,7 @@ def living_traces():
 def ours(model, data):
     from keras_finetune import DiscriminativeLR, GradualUnfreeze
 
-    callbacks = [GradualUnfreeze(list(NAMES)), DiscriminativeLR()]
+    callbacks = [GradualUnfreeze(list(NAMES), every=1), DiscriminativeLR(decay=2.6)]
     model.fit(*data, epochs=3, verbose=0, callbacks=callbacks)
 
 

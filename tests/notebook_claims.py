@@ -62,15 +62,15 @@ def frozen_dropout(said):
     with_dropout = {"desired": 2, "atol": 0.15}
     np.testing.assert_allclose(said("frozen by hand, fit:"), **with_dropout)
     assert said("frozen by hand, evaluate:") == [1]
-    np.testing.assert_allclose(said("keras ", count=6), **with_dropout)
+    np.testing.assert_allclose(said("training ", count=6), **with_dropout)
     inference = said("inference ", count=6)
     assert inference[:3] == [1, 1, 1]
     np.testing.assert_allclose(inference[3:], **with_dropout)
-    with_keras, with_inference = (
-        said(f"{n} ", count=3) for n in ("keras", "inference")
+    with_dropout, with_inference = (
+        said(f"{n} ", count=3) for n in ("training", "inference")
     )
-    assert with_inference[0] < with_keras[0] - 0.2
-    assert with_inference[1] > with_keras[1] + 0.03
+    assert with_inference[0] < with_dropout[0] - 0.2
+    assert with_inference[1] > with_dropout[1] + 0.03
     ahead, starts = said("inference is ahead in")
     assert ahead > starts / 2
 

@@ -47,7 +47,7 @@ FARTHER = {
         "frozen, then unfrozen": (CLOSE, CLOSE, None),
     },
     "03_frozen_dropout": {
-        "keras                  ": (CLOSE, CLOSE, 0.3),
+        "training               ": (CLOSE, CLOSE, 0.3),
         "inference              ": (CLOSE, CLOSE, 0.3),
     },
     "04_unfreezing_without_collapse": {
@@ -83,9 +83,9 @@ FROM_ELSEWHERE = {
 QUOTED = (
     (
         "docs/features/gradual_unfreeze.md",
-        r"accuracy of (\S+) with `\"inference\"` against (\S+) with `\"keras\"`",
+        r"accuracy of (\S+) with `\"inference\"` against (\S+) with `\"training\"`",
         "03_frozen_dropout",
-        (r"^inference +\S+ +(\S+) +\S+$", r"^keras +\S+ +(\S+) +\S+$"),
+        (r"^inference +\S+ +(\S+) +\S+$", r"^training +\d\S+ +(\S+) +\S+$"),
     ),
 )
 
