@@ -18,7 +18,7 @@ hand that folds 25 samples into one compiled call with `training=True` and sums 
 with NumPy: in pairs within one process, the medians of the ratios.
 
 Every way runs in a process of its own, whose peak memory is told, and is called once
-before it is timed, so that nobody pays for tracing. Passes of a loop are timed one by
+before it is timed, so that tracing is not counted. Passes of a loop are timed one by
 one, and the fastest is multiplied; the repeated batch is timed on one batch. Both the
 clock and the processor time of all threads are told: on a busy machine only the latter
 means much. Only ratios are worth keeping.
