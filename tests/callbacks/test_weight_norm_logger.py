@@ -15,6 +15,7 @@ import pytest
 
 from keras_finetune._engine import backend, keras, norms, structure
 from keras_finetune._engine.active import lane
+from keras_finetune._groups.layer_groups import layer_groups
 from keras_finetune.callbacks.gradual_unfreeze import GradualUnfreeze
 from keras_finetune.callbacks.train_only import TrainOnly
 from keras_finetune.callbacks.weight_norm_logger import WeightNormLogger
@@ -435,7 +436,9 @@ def test_by_group_takes_the_groups_of_the_other_callbacks():
     unfreeze, logger = GradualUnfreeze(every=[1], groups=2), WeightNormLogger("group")
     model.fit(x, y, epochs=2, verbose=0, callbacks=[logger, unfreeze])
     parts = {key for key in logger.history[-1] if "/" in key}
-    assert parts == {f"weight_norm/{name}" for name in unfreeze.history[-1]["groups"]}
+    groups = layer_groups(model, 2)
+    assert unfreeze.history[-1]["groups"] == list(groups.names)
+    assert parts == {f"weight_norm/{group.key}" for group in groups}
 
 
 def test_a_logger_without_groups_leaves_the_stages_as_they_are():
