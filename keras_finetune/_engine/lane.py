@@ -194,6 +194,11 @@ class Lane(ABC):
     def trained(self, model: Any) -> list[Any]:
         """Return the variables whose flags let them train, whatever a step says."""
 
+    def has_gradient(self, variable: Any) -> bool:
+        """Return whether the backend's own flag lets a variable train."""
+        del variable
+        return True
+
     def frozen_alone(self, layers: Iterable[Any]) -> list[Any]:
         """Return variables that stay frozen even if their layer is thawed (LoRA)."""
         del layers

@@ -230,7 +230,9 @@ class Session:
         trains = {id(v) for v in self._trained_by_flags()}
         unique = {id(v): v for v in (*asked, *self._unsaid.frozen)}
         # Only what trains: `thaw` must not thaw what others have frozen.
-        self.frozen = [v for key, v in unique.items() if key in trains]
+        self.frozen = [
+            v for key, v in unique.items() if key in trains and lane.has_gradient(v)
+        ]
         self._freezing = lane.freeze(layers, self.frozen)
 
     def _rebuild(self) -> None:

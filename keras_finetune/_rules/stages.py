@@ -273,7 +273,8 @@ class _Before:
 
     def __init__(self, model: Any) -> None:
         layers = all_layers(model)
-        now = [*lane.trained(model), *frozen_for_now(model)]
+        now = [v for v in lane.trained(model) if lane.has_gradient(v)]
+        now += frozen_for_now(model)
         alone = {variable_key(v) for v in lane.frozen_alone(layers)}
         ever = {variable_key(v) for layer in layers for v in lane.can_train(layer)}
         self.flags = {id(layer): bool(layer.trainable) for layer in layers}

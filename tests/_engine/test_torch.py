@@ -17,8 +17,6 @@ import torch
 import torch._dynamo
 import torch._inductor.config
 
-from keras_finetune._engine import keras3
-
 DATA = reference.make_data(12)
 GROUPS = ["low", "middle", "head"]
 
@@ -40,7 +38,7 @@ def test_state_without_a_variable_advances_once_a_step(cured, monkeypatch):
     """Each factor has an update call of its own, and Nadam's product is one for all."""
     if not cured:
         monkeypatch.setattr(
-            keras3, "_State", lambda leaf: types.SimpleNamespace(scalars={})
+            rates, "State", lambda optimizer: types.SimpleNamespace(scalars={})
         )
 
     def product(callbacks):
@@ -50,8 +48,8 @@ def test_state_without_a_variable_advances_once_a_step(cured, monkeypatch):
         reference.fit(model, DATA, callbacks=callbacks)
         return reference.to_numpy(model.optimizer._u_product)
 
-    rates = DiscriminativeLR(multipliers=[0.25, 0.5, 1.0], groups=GROUPS)
-    assert (product([rates]) == product([])) == cured
+    ours = DiscriminativeLR(multipliers=[0.25, 0.5, 1.0], groups=GROUPS)
+    assert (product([ours]) == product([])) == cured
 
 
 def test_there_is_one_fused_update_for_each_factor(monkeypatch):

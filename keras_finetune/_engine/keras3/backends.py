@@ -62,9 +62,9 @@ class Jax(Keras3):
 class Torch(Keras3):
     """Keras 3 on PyTorch."""
 
-    def _trains(self, variable: Any) -> bool:
-        # PyTorch has a flag of its own, which `requires_grad_` sets without Keras.
-        return variable.trainable and bool(variable._value.requires_grad)
+    def has_gradient(self, variable: Any) -> bool:
+        # A flag of PyTorch's own, which `requires_grad_` sets without Keras.
+        return bool(variable._value.requires_grad)
 
     def new_train_function(self, model: Any) -> Callable[..., Any]:
         if "ddp_model" in model.__dict__:

@@ -129,10 +129,7 @@ class Keras3(Lane):
         return list(layer._trainable_variables)
 
     def trained(self, model: Any) -> list[Any]:
-        return [v for v in weights(model) if self._trains(v)]
-
-    def _trains(self, variable: Any) -> bool:
-        return bool(variable.trainable)
+        return [v for v in weights(model) if v.trainable]
 
     def frozen_alone(self, layers: Iterable[Any]) -> list[Any]:
         return [
