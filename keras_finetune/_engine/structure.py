@@ -81,16 +81,21 @@ def weights(layer: Any) -> tuple[Any, ...]:
     Metrics and the states of random generators are no weights, nor is the vocabulary
     that Keras 2 lists among those of a `TextVectorization`.
     """
-    variables = [v for v in layer.weights if KERAS_3 or hasattr(v, "_unique_id")]
+    variables = [v for v in layer.weights if _is_weight(v)]
     unique = {variable_key(variable): variable for variable in variables}
     return tuple(unique.values())
+
+
+def _is_weight(variable: Any) -> bool:
+    # Keras 2 lists the vocabulary of a `TextVectorization` among its weights.
+    return KERAS_3 or hasattr(variable, "_unique_id")
 
 
 def own_weights(layer: Any) -> list[Any]:
     """Return the weights that a layer holds itself, not those of the layers in it."""
     kind = "variables" if KERAS_3 else "weights"
     own = [getattr(layer, f"_{x}trainable_{kind}", ()) for x in ("", "non_")]
-    return [variable for variables in own for variable in variables]
+    return [v for variables in own for v in variables if _is_weight(v)]
 
 
 def variable_key(variable: Any) -> Hashable:

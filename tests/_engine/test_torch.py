@@ -17,6 +17,8 @@ import torch
 import torch._dynamo
 import torch._inductor.config
 
+from keras_finetune._engine.keras3 import rates as keras3_rates
+
 DATA = reference.make_data(12)
 GROUPS = ["low", "middle", "head"]
 
@@ -38,7 +40,7 @@ def test_state_without_a_variable_advances_once_a_step(cured, monkeypatch):
     """Each factor has an update call of its own, and Nadam's product is one for all."""
     if not cured:
         monkeypatch.setattr(
-            rates, "State", lambda optimizer: types.SimpleNamespace(scalars={})
+            keras3_rates, "State", lambda optimizer: types.SimpleNamespace(scalars={})
         )
 
     def product(callbacks):
