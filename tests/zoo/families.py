@@ -388,7 +388,12 @@ def kimm(name: str, size: int = 32) -> Any:
     import kimm as library
 
     build = getattr(library.models, name)
-    return build(weights=None, input_shape=(size, size, 3), classes=2)
+    return build(
+        weights=None,
+        input_shape=(size, size, 3),
+        classes=2,
+        classifier_activation="linear",
+    )
 
 
 @family("kimm")

@@ -1,0 +1,153 @@
+"""The families that people fine-tune, trained in stages and asked many times.
+
+What moves is compared with what was announced, weight by weight: which, and at which
+rate.
+"""
+
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from families import FAMILIES
+from inputs import inputs
+
+from keras_finetune import (
+    DiscriminativeLR,
+    GradualUnfreeze,
+    convert_dropout,
+    layer_groups,
+    mc_predict,
+)
+from keras_finetune._engine import KERAS_3, backend, keras, structure
+
+RATE = 0.01
+ELSEWHERE = (
+    "bert_classifier",
+    "vit_classifier",
+    "gpt2_causal_lm",
+    "efficientnet_classifier",
+)
+# Weights that take no part in what is computed here.
+UNUSED = {
+    "bert_masked_lm": "pooled_dense",
+    "dinov2_backbone": "mask_token",
+    "sam_backbone": "mask_downscaler|not_a_point",
+}
+NAMES = list(FAMILIES) if backend() == "tensorflow" else ELSEWHERE
+
+
+@pytest.fixture(autouse=True)
+def new_session():
+    keras.backend.clear_session()
+
+
+def to_numpy(variable):
+    if KERAS_3:
+        return np.array(keras.ops.convert_to_numpy(variable))
+    return np.array(keras.backend.get_value(variable))
+
+
+class Moves(keras.callbacks.Callback):
+    """Notes how far each epoch moves each variable, by its path."""
+
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        weights = structure.weights(self.model)
+        self.before = [(v, to_numpy(v)) for v in weights]
+
+    def on_epoch_end(self, epoch, logs=None):
+        moved = {}
+        for v, old in self.before:
+            far = np.max(np.abs(to_numpy(v).astype("f8") - old), initial=0.0)
+            if far:
+                moved[structure.variable_path(v)] = far
+        self.epochs.append(moved)
+
+
+def build(name):
+    """A model of a family without weights that are all 0 or all 1."""
+    model = FAMILIES[name]()
+    rng = np.random.default_rng(0)
+    arrays = model.get_weights()
+    constant = [bool(a.size) and a.min() == a.max() for a in arrays]
+    noise = [rng.uniform(0.01, 0.05, a.shape).astype(a.dtype) for a in arrays]
+    model.set_weights(
+        [a + far if same else a for a, far, same in zip(arrays, noise, constant)]
+    )
+    return model
+
+
+def data(model):
+    """Inputs, and targets for the outputs that have a row for each input."""
+    x, rng = inputs(model), np.random.default_rng(1)
+    outputs = model.predict(x, verbose=0)
+    if not isinstance(outputs, dict):
+        return x, rng.normal(size=outputs.shape)
+    return x, {k: rng.normal(size=v.shape) for k, v in outputs.items() if len(v) == 4}
+
+
+def compiled(model, y):
+    # Lion moves all that has a gradient by the learning rate, however small it is.
+    # Most of what is tested here needs no graph, and tracing takes longer.
+    loss = dict.fromkeys(y, "mse") if isinstance(y, dict) else "mse"
+    model.compile(
+        keras.optimizers.Lion(RATE),
+        loss,
+        metrics=[],
+        run_eagerly=backend() == "tensorflow",
+    )
+    return model
+
+
+def owned(model, groups):
+    """The variables that can train in each group: by its name, paths by their keys."""
+    trainable = {structure.variable_key(v) for v in model.trainable_variables}
+    norms = {
+        structure.variable_key(v)
+        for layer in structure.all_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+        for v in layer.weights
+    }
+    return {
+        group.name: {
+            key: structure.variable_path(v)
+            for v in group.variables
+            if (key := structure.variable_key(v)) in trainable
+            and (group is groups[-1] or key not in norms)
+        }
+        for group in groups
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_moves_is_what_is_announced(name):
+    model = build(name)
+    x, y = data(model)
+    compiled(model, y)
+    groups = layer_groups(model, 4)
+    theirs, moves = owned(model, groups), Moves()
+    unused = re.compile(UNUSED.get(name, "$^"))
+    unfreeze = GradualUnfreeze(groups=groups, every=1)
+    rates = DiscriminativeLR(groups=groups, log=False)
+    factors = rates.factors(model)
+    model.fit(x, y, epochs=len(groups), verbose=0, callbacks=[unfreeze, rates, moves])
+    assert [entry["stage"] for entry in unfreeze.history] == list(range(len(groups)))
+    for entry, moved in zip(unfreeze.history, moves.epochs, strict=True):
+        assert tuple(entry["groups"]) == groups.names[-entry["stage"] - 1 :]
+        expected = {
+            path: RATE * factors[group]
+            for group in entry["groups"]
+            for path in theirs[group].values()
+            if not unused.search(path)
+        }
+        assert moved == pytest.approx(expected, rel=0.01)
+    assert len(model.trainable_variables) == sum(map(len, theirs.values()))
