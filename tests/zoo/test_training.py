@@ -27,6 +27,8 @@ from keras_finetune import (
 from keras_finetune._engine import KERAS_3, backend, keras, structure
 
 RATE = 0.01
+# What `DiscriminativeLR` says of four groups, bottom to top.
+FACTORS = [0.01, 0.01 * 10**0.5, 0.1, 1.0]
 ELSEWHERE = (
     "bert_classifier",
     "vit_classifier",
@@ -53,12 +55,22 @@ def to_numpy(variable):
     return np.array(keras.backend.get_value(variable))
 
 
+def paths(model):
+    """The path of each weight, by its key."""
+    weights = structure.weights(model)
+    numbered = structure.numbered(map(structure.variable_path, weights))
+    return dict(zip(map(structure.variable_key, weights), numbered, strict=True))
+
+
 class Moves(keras.callbacks.Callback):
     """Notes how far each epoch moves each variable, by its path."""
 
     def __init__(self):
         super().__init__()
         self.epochs = []
+
+    def on_train_begin(self, logs=None):
+        self.paths = paths(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         weights = structure.weights(self.model)
@@ -69,7 +81,7 @@ class Moves(keras.callbacks.Callback):
         for v, old in self.before:
             far = np.max(np.abs(to_numpy(v).astype("f8") - old), initial=0.0)
             if far:
-                moved[structure.variable_path(v)] = far
+                moved[self.paths[structure.variable_key(v)]] = far
         self.epochs.append(moved)
 
 
@@ -109,7 +121,8 @@ def compiled(model, y):
 
 
 def owned(model, groups):
-    """The variables that can train in each group: by its name, paths by their keys."""
+    """The paths of the variables that can train in each group, by its name."""
+    path = paths(model)
     trainable = {structure.variable_key(v) for v in model.trainable_variables}
     norms = {
         structure.variable_key(v)
@@ -118,12 +131,11 @@ def owned(model, groups):
         for v in layer.weights
     }
     return {
-        group.name: {
-            key: structure.variable_path(v)
-            for v in group.variables
-            if (key := structure.variable_key(v)) in trainable
-            and (group is groups[-1] or key not in norms)
-        }
+        group.name: [
+            path[key]
+            for key in map(structure.variable_key, group.variables)
+            if key in trainable and (group is groups[-1] or key not in norms)
+        ]
         for group in groups
     }
 
@@ -136,9 +148,8 @@ def test_what_moves_is_what_is_announced(name):
     groups = layer_groups(model, 4)
     theirs, moves = owned(model, groups), Moves()
     unused = re.compile(UNUSED.get(name, "$^"))
-    unfreeze = GradualUnfreeze(groups=groups, every=1)
-    rates = DiscriminativeLR(groups=groups, log=False)
-    factors = rates.factors(model)
+    unfreeze, rates = GradualUnfreeze(groups, every=1), DiscriminativeLR(groups=groups)
+    factors = dict(zip(groups.names, FACTORS, strict=True))
     model.fit(x, y, epochs=len(groups), verbose=0, callbacks=[unfreeze, rates, moves])
     assert [entry["stage"] for entry in unfreeze.history] == list(range(len(groups)))
     for entry, moved in zip(unfreeze.history, moves.epochs, strict=True):
@@ -146,7 +157,7 @@ def test_what_moves_is_what_is_announced(name):
         expected = {
             path: RATE * factors[group]
             for group in entry["groups"]
-            for path in theirs[group].values()
+            for path in theirs[group]
             if not unused.search(path)
         }
         assert moved == pytest.approx(expected, rel=0.01)
