@@ -27,8 +27,6 @@ from keras_finetune import (
 from keras_finetune._engine import KERAS_3, backend, keras, structure
 
 RATE = 0.01
-# What `DiscriminativeLR` says of four groups, bottom to top.
-FACTORS = [0.01, 0.01 * 10**0.5, 0.1, 1.0]
 ELSEWHERE = (
     "bert_classifier",
     "vit_classifier",
@@ -99,12 +97,14 @@ def build(name):
 
 
 def data(model):
-    """Inputs, and targets for the outputs that have a row for each input."""
+    """Inputs and targets."""
     x, rng = inputs(model), np.random.default_rng(1)
     outputs = model.predict(x, verbose=0)
-    if not isinstance(outputs, dict):
-        return x, rng.normal(size=outputs.shape)
-    return x, {k: rng.normal(size=v.shape) for k, v in outputs.items() if len(v) == 4}
+    if isinstance(outputs, dict):
+        # SAM gives one row of positions for all inputs.
+        shapes = {name: (4, *array.shape[1:]) for name, array in outputs.items()}
+        return x, {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    return x, rng.normal(size=outputs.shape)
 
 
 def compiled(model, y):
@@ -115,6 +115,7 @@ def compiled(model, y):
         keras.optimizers.Lion(RATE),
         loss,
         metrics=[],
+        weighted_metrics=[],
         run_eagerly=backend() == "tensorflow",
     )
     return model
@@ -141,15 +142,16 @@ def owned(model, groups):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_moves_is_what_is_announced(name):
+def test_what_moves_is_what_is_announced(name, tmp_path):
     model = build(name)
     x, y = data(model)
     compiled(model, y)
-    groups = layer_groups(model, 4)
+    groups = layer_groups(model, min(4, len(layer_groups(model))))
     theirs, moves = owned(model, groups), Moves()
+    body = np.geomspace(0.01, 0.1, len(groups) - 1)
+    factors = dict(zip(groups.names, [*body, 1.0], strict=True))
     unused = re.compile(UNUSED.get(name, "$^"))
     unfreeze, rates = GradualUnfreeze(groups, every=1), DiscriminativeLR(groups=groups)
-    factors = dict(zip(groups.names, FACTORS, strict=True))
     model.fit(x, y, epochs=len(groups), verbose=0, callbacks=[unfreeze, rates, moves])
     assert [entry["stage"] for entry in unfreeze.history] == list(range(len(groups)))
     for entry, moved in zip(unfreeze.history, moves.epochs, strict=True):
@@ -162,3 +164,48 @@ def test_what_moves_is_what_is_announced(name):
         }
         assert moved == pytest.approx(expected, rel=0.01)
     assert len(model.trainable_variables) == sum(map(len, theirs.values()))
+    assert_loads_without_us(model, x, tmp_path)
+
+
+def assert_loads_without_us(model, x, folder):
+    path = folder / "model.keras"
+    model.save(path)
+    with zipfile.ZipFile(path) as archive:
+        assert "keras_finetune" not in archive.read("config.json").decode()
+    assert_close(keras.models.load_model(path), model, x)
+
+
+def assert_close(one, other, x):
+    """Whether two models predict the same."""
+    keras.tree.map_structure(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        one.predict(x, verbose=0),
+        other.predict(x, verbose=0),
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dropout_is_sampled_and_converted(name):
+    model = build(name)
+    x = inputs(model)
+    predicted = model.predict(x, verbose=0)
+    layers = [layer for layer in structure.all_layers(model) if random(layer)]
+    print(len(layers))
+    sampled = mc_predict(model, x, samples=3, seed=0, verbose=0)
+    print(sampled)
+    assert sampled.mean.shape == predicted.shape
+    assert np.all(np.isfinite(sampled.std))
+    assert np.any(sampled.std > 0)
+    stochastic = convert_dropout(model)
+    assert not np.array_equal(
+        stochastic.predict(x, verbose=0), stochastic.predict(x, verbose=0)
+    )
+    assert_close(convert_dropout(stochastic, to="standard"), model, x)
+    for layer in layers:
+        layer.rate = 1e-7
+    sampled = mc_predict(model, x, samples=3, seed=0, verbose=0, output="values")
+    np.testing.assert_allclose(sampled.mean, predicted, rtol=1e-3, atol=1e-4)
+
+
+def random(layer):
+    return isinstance(layer, keras.layers.Dropout) and layer.rate > 0
