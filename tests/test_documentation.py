@@ -34,6 +34,9 @@ ON_TENSORFLOW = _engine.backend() == "tensorflow"
 LANES = {
     "Keras 3": _engine.KERAS_3,
     "Keras 3 with TensorFlow": _engine.KERAS_3 and ON_TENSORFLOW,
+    "Keras 3 with KerasHub": (
+        _engine.KERAS_3 and importlib.util.find_spec("keras_hub")
+    ),
     "Keras 2 with TensorFlow Addons": (
         not _engine.KERAS_3 and importlib.util.find_spec("tensorflow_addons")
     ),

@@ -176,7 +176,7 @@ def t5_backbone() -> Any:
 
 @family("keras_hub")
 def vit_classifier() -> Any:
-    body = hub().ViTBackbone(**VISION, mlp_dim=16)
+    body = hub().ViTBackbone(**VISION, mlp_dim=16, dropout_rate=0.1)
     return hub().ViTImageClassifier(backbone=body, num_classes=2)
 
 
@@ -187,7 +187,7 @@ def vit_backbone() -> Any:
 
 @family("keras_hub")
 def deit_classifier() -> Any:
-    body = hub().DeiTBackbone(**VISION, intermediate_dim=16)
+    body = hub().DeiTBackbone(**VISION, intermediate_dim=16, dropout_rate=0.1)
     return hub().DeiTImageClassifier(backbone=body, num_classes=2)
 
 

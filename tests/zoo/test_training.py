@@ -39,6 +39,8 @@ UNUSED = {
     "dinov2_backbone": "mask_token",
     "sam_backbone": "mask_downscaler|not_a_point",
 }
+# Models whose configuration KerasHub or Keras cannot read back.
+NOT_REBUILT = ("swin_backbone", "vit_backbone")
 NAMES = list(FAMILIES) if backend() == "tensorflow" else ELSEWHERE
 
 
@@ -164,11 +166,17 @@ def test_what_moves_is_what_is_announced(name, tmp_path):
         }
         assert moved == pytest.approx(expected, rel=0.01)
     assert len(model.trainable_variables) == sum(map(len, theirs.values()))
-    assert_loads_without_us(model, x, tmp_path)
+    assert_loads_without_us(name, model, x, tmp_path)
 
 
-def assert_loads_without_us(model, x, folder):
+def assert_loads_without_us(name, model, x, folder):
     path = folder / "model.keras"
+    if name in NOT_REBUILT:
+        again = FAMILIES[name]()
+        model.save_weights(folder / "model.weights.h5")
+        again.load_weights(folder / "model.weights.h5")
+        assert_close(again, model, x)
+        return
     model.save(path)
     with zipfile.ZipFile(path) as archive:
         assert "keras_finetune" not in archive.read("config.json").decode()
@@ -189,23 +197,24 @@ def test_dropout_is_sampled_and_converted(name):
     model = build(name)
     x = inputs(model)
     predicted = model.predict(x, verbose=0)
-    layers = [layer for layer in structure.all_layers(model) if random(layer)]
-    print(len(layers))
+    layers = structure.all_layers(model)
+    random = [layer for layer in layers if getattr(layer, "rate", 0.0) > 0.0]
+    if not random:
+        with pytest.raises(ValueError, match="must have a random layer"):
+            mc_predict(model, x, verbose=0)
+        return
     sampled = mc_predict(model, x, samples=3, seed=0, verbose=0)
-    print(sampled)
     assert sampled.mean.shape == predicted.shape
     assert np.all(np.isfinite(sampled.std))
     assert np.any(sampled.std > 0)
-    stochastic = convert_dropout(model)
-    assert not np.array_equal(
-        stochastic.predict(x, verbose=0), stochastic.predict(x, verbose=0)
-    )
-    assert_close(convert_dropout(stochastic, to="standard"), model, x)
-    for layer in layers:
+    inplace = name in NOT_REBUILT
+    stochastic = convert_dropout(model, inplace=inplace)
+    one, other = (stochastic.predict(x, verbose=0) for _ in range(2))
+    assert not np.array_equal(one, other)
+    standard = convert_dropout(stochastic, to="standard", inplace=inplace)
+    again = standard.predict(x, verbose=0)
+    np.testing.assert_allclose(again, predicted, rtol=1e-4, atol=1e-5)
+    for layer in random:
         layer.rate = 1e-7
     sampled = mc_predict(model, x, samples=3, seed=0, verbose=0, output="values")
     np.testing.assert_allclose(sampled.mean, predicted, rtol=1e-3, atol=1e-4)
-
-
-def random(layer):
-    return isinstance(layer, keras.layers.Dropout) and layer.rate > 0
