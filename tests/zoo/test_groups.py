@@ -19,6 +19,7 @@ from families_page import PAGE, SNAPSHOT, filled, snapshot
 from keras_finetune._engine import keras, structure
 from keras_finetune._groups.layer_groups import layer_groups
 
+
 def test_families_are_there():
     assert FAMILIES, "Neither KerasHub nor kimm nor transformers can be imported."
 
