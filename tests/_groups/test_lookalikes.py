@@ -143,6 +143,8 @@ class Main(Chain):
         return [self.embeddings, self.encoder, self.pooler]
 
 
+# PyTorch wants no dots in the names of layers.
+@pytest.mark.backend("tensorflow", "jax")
 def test_a_main_layer_of_hugging_face():
     class Classifier(keras.Model):
         def __init__(self):
