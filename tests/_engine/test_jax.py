@@ -17,7 +17,7 @@ if backend() != "jax":
 
 import jax
 
-from keras_finetune._engine import keras3
+from keras_finetune._engine.active import lane
 from keras_finetune._engine.norms._jax import JaxPass
 
 DATA = reference.make_data(12)
@@ -66,7 +66,7 @@ def end_equally(model, twin):
 @with_and_without
 def test_a_step_does_not_reuse_the_trace_of_another_frozen_set(cured, monkeypatch):
     if not cured:
-        monkeypatch.setattr(keras3, "_make_anew", as_keras_does)
+        monkeypatch.setattr(lane, "_make_again", as_keras_does)
     model, twin, hold = compiled(), compiled(), Hold("train")
     reference.fit(model, DATA, callbacks=[TrainOnly("low/"), hold])
     twin.set_weights(model.get_weights())
@@ -80,7 +80,7 @@ def test_a_step_does_not_reuse_the_trace_of_another_frozen_set(cured, monkeypatc
 @with_and_without
 def test_a_step_does_not_reuse_the_trace_of_other_rates(cured, monkeypatch):
     if not cured:
-        monkeypatch.setattr(keras3, "_make_anew", as_keras_does)
+        monkeypatch.setattr(lane, "_make_again", as_keras_does)
     model, twin, hold = compiled(), compiled(), Hold("train")
     start = twin.get_weights()
     for factor in (0.5, 0.25):
@@ -94,7 +94,7 @@ def test_a_step_does_not_reuse_the_trace_of_other_rates(cured, monkeypatch):
 @with_and_without
 def test_validation_does_not_reuse_the_trace_of_another_frozen_set(cured, monkeypatch):
     if not cured:
-        monkeypatch.setattr(keras3, "_make_anew", as_keras_does)
+        monkeypatch.setattr(lane, "_make_again", as_keras_does)
     model, twin, hold = compiled(), compiled(), Hold("test")
     for select in ("low/", "middle/"):
         history = reference.fit(
@@ -184,20 +184,19 @@ def test_a_change_in_mid_epoch_starts_from_the_weights_of_the_moment(
 ):
     """No callback of ours changes what trains in mid-epoch; the engine can."""
     if not cured:
-        monkeypatch.setattr(keras3, "pull_state", lambda model: None)
+        monkeypatch.setattr(lane, "pull_state", lambda model: None)
 
     class Change(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
             self.running = session.join(self.model)
-            self.running.enter(self)
-            self.running.hide(self, self.model.get_layer("low").weights)
+            self.running.demand(self, frozen=self.model.get_layer("low").weights)
 
         def on_epoch_begin(self, epoch, logs=None):
             self.running.begin()
 
         def on_train_batch_end(self, batch, logs=None):
             if batch == 1:
-                self.running.hide(self, [])
+                self.running.demand(self, frozen=[])
                 self.running.apply()
 
         def on_train_end(self, logs=None):
@@ -239,7 +238,7 @@ def test_a_stage_whose_first_step_fails_loses_no_weights(
 ):
     """As it may when Ctrl-C is pressed while the step of a stage is compiled."""
     if not cured:
-        monkeypatch.setattr(keras3, "hold_state", lambda model: None)
+        monkeypatch.setattr(lane, "hold_state", lambda model: None)
 
     def batches():
         for start in (0, 6):

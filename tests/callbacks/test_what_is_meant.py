@@ -205,7 +205,8 @@ def test_rates_that_no_step_asks_for():
 
     plain = reference.make_model()
     model = Own(plain.inputs, plain.outputs)
-    model.compile(keras.optimizers.SGD(0.5), "mse", run_eagerly=True)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.5), loss, run_eagerly=True)
     callbacks = [DiscriminativeLR(groups=GROUPS)]
     with pytest.warns(UserWarning, match="No step of this epoch"):
         history = fit(model, callbacks, epochs=2).history
