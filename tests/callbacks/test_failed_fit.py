@@ -13,13 +13,16 @@ import plain
 import pytest
 from plain import CALLBACKS, ENTERING, PLACES, Failure, failed_fit, goes_on, problems
 
-from keras_finetune._engine import KERAS_3, keras
+from keras_finetune._engine import KERAS_3, backend, keras
 
 # Where `fit` failed with a loss that cannot be saved, or before Keras has made slots,
 # so that a file has none for the optimizer that it builds while loading.
 CANNOT_SAVE = ("step", "trace", "on_train_begin before", "on_train_begin after")
+# On JAX Keras gives the weights to a step, and a step that fails has lost them: plain
+# Keras in the first step of any epoch, we unless a stage has just begun.
+LOST = ("data", "step", "trace") if backend() == "jax" else ()
 FEW = (
-    "data",
+    *(() if LOST else ("data",)),
     "on_train_begin after",
     "on_train_batch_end before",
     "on_epoch_end after",
@@ -38,13 +41,16 @@ def stage_of(name, place):
     return PLACES[place] if name in ("GradualUnfreeze", "together") else None
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [p for p in PLACES if p not in LOST])
 def test_what_is_called_plain_here_is_what_plain_keras_leaves(place):
     model, users, error = failed_fit(place, [], Failure)
     assert not problems(model, users, error, place, None)
 
 
-@pytest.mark.parametrize("place", PLACES)
+KEPT = [p for p in PLACES if not LOST or p != "step"]
+
+
+@pytest.mark.parametrize("place", KEPT)
 def test_after_ctrl_c_with_the_traceback_kept_the_model_is_plain(place, tmp_path):
     model, users, error = failed_fit(place, CALLBACKS["together"](), KeyboardInterrupt)
     assert not problems(model, users, error, place, PLACES[place])
@@ -52,7 +58,7 @@ def test_after_ctrl_c_with_the_traceback_kept_the_model_is_plain(place, tmp_path
         assert not goes_on(model, tmp_path / "model.keras")
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", KEPT)
 def test_after_an_exception_whose_traceback_is_dropped_the_model_is_plain(place):
     model, users, error = failed_fit(place, CALLBACKS["together"](), Failure)
     error = None

@@ -209,7 +209,8 @@ def test_with_every_callback(name):
     model = reference.make_model(body=bodies()[name]() if name in bodies() else None)
     reference.compile_model(model, optimizer)
     start = reference.weights(model)
-    rates = DiscriminativeLR(multipliers={"low": 0.25, "middle": 0.5, "head": 1.0})
+    multipliers = {"low": 0.25, "middle": 0.5, "head": 1.0}
+    rates = DiscriminativeLR(multipliers=multipliers, groups="auto")
     groups = [["low", "middle"], "head"]
     callbacks = [
         GradualUnfreeze(groups, every=1, learning_rate_factor=0.5),

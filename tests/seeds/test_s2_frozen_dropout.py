@@ -57,7 +57,7 @@ def test_keras_leaves_dropout_active_in_a_frozen_model():
 
 @pytest.mark.parametrize(
     ("frozen_mode", "frozen"),
-    [("keras", pytest.approx(2.0, abs=0.2)), ("inference", 1)],
+    [("training", pytest.approx(2.0, abs=0.2)), ("inference", 1)],
 )
 def test_frozen_mode(frozen_mode, frozen):
     model = dropout_net()
