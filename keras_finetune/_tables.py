@@ -23,13 +23,14 @@ class Table:
         header: Titles of the columns.
         rows: One sequence of cells a row.
         right: Columns that are aligned to the right.
-        ruled: Whether a line is drawn below the header.
+        is_dense: Whether a row is one line: without a rule below the header, and with
+            cells cut, not wrapped, where they do not fit.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     right: Collection[int] = ()
-    ruled: bool = True
+    is_dense: bool = False
 
     def text(self, width: int = _WIDTH, head: Callable[[str], str] = str) -> str:
         """Lays out the table, wrapping its widest columns where it does not fit.
@@ -50,7 +51,7 @@ class Table:
             target = max(room - (sum(widths) - widths[widest]), others, _NARROWEST)
             widths[widest] = min(target, widths[widest] - 1)
         lines = self._lines(self.header, widths)
-        if self.ruled:
+        if not self.is_dense:
             lines.append("  ".join("-" * w for w in widths))
         lines = [head(line) for line in lines]
         for row in self.rows:
@@ -58,9 +59,8 @@ class Table:
         return "\n".join(lines)
 
     def _lines(self, row: Sequence[str], widths: Sequence[int]) -> list[str]:
-        cells = [
-            textwrap.wrap(cell, w) or [""] for cell, w in zip(row, widths, strict=True)
-        ]
+        fit = self._cut if self.is_dense else textwrap.wrap
+        cells = [fit(cell, w) or [""] for cell, w in zip(row, widths, strict=True)]
         lines = []
         for i in range(max(map(len, cells))):
             parts = [
@@ -69,6 +69,10 @@ class Table:
             ]
             lines.append("  ".join(parts).rstrip())
         return lines
+
+    @staticmethod
+    def _cut(cell: str, width: int) -> list[str]:
+        return [cell if len(cell) <= width else f"{cell[: width - 1]}…"]
 
     def _side(self, column: int) -> str:
         return ">" if column in self.right else "<"

@@ -164,7 +164,7 @@ class LayerGroups(Sequence[LayerGroup]):
             size = f"{flags.count(self._rest_variables):,}"
             rows.append(("(no group)", f"{len(self._rest):,}", size, "frozen"))
         header = ("group", "layers", "parameters", "from - to")
-        return Table(header, rows, right=(1, 2), ruled=False)
+        return Table(header, rows, right=(1, 2), is_dense=True)
 
     def __str__(self) -> str:
         return self._table().text()

@@ -915,7 +915,7 @@ class TestObject:
         )
         table = str(layer_groups(model, [names[:2], names[2]]))
         assert max(map(len, table.splitlines())) <= 80
-        assert f"{long}_one"[-10:] in table.replace("\n", "")
+        assert "…" in table
 
     def test_html_is_escaped(self):
         model = named_model()
