@@ -25,7 +25,6 @@ _HOOKS = (
     "on_train_batch_begin",
     "on_train_batch_end",
     "on_epoch_end",
-    "on_train_end",
 )
 # What else `fit` calls that may run a user's code: data, metrics, layers.
 _METHODS = ("evaluate", "reset_metrics", "_get_metrics_result_or_logs")
@@ -46,6 +45,7 @@ class Fit:
         self._depth = threading.local()
         self._hidden: set[str] = set()
         self._fails: Callable[[], None] = _nothing
+        self._ended: Callable[[], None] = _nothing
 
     def runs(self) -> bool:
         """Return whether we are called from this `fit`.
@@ -63,6 +63,7 @@ class Fit:
         if self.callbacks is not None:
             for name in _HOOKS:
                 self._wrap(self.callbacks, name, self.guarded)
+            self._wrap(self.callbacks, "on_train_end", self._ending)
         for name in _METHODS:
             if hasattr(self.model, name):
                 self._wrap(self.model, name, self.guarded)
@@ -71,6 +72,23 @@ class Fit:
                 self._wrap(bar, "on_epoch_end", self._hiding)
         for owner, name in lane.data_of_fit(variables_of_fit(self.model)):
             self._wrap(owner, name, self._guarded_iterator)
+
+    def after_callbacks(self, ended: Callable[[], None]) -> None:
+        """Have `ended` called when all callbacks have ended, or now without a list."""
+        if self.callbacks is None:
+            ended()
+        else:
+            self._ended = ended
+
+    def _ending(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        guarded = self.guarded(function)
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> None:
+            guarded(*args, **kwargs)
+            self._ended()
+
+        return call
 
     def hide_from_bar(self, keys: Iterable[str]) -> None:
         """Keep keys of the logs out of Keras's progress bar."""
@@ -86,7 +104,7 @@ class Fit:
 
     def let_go(self) -> None:
         """Take all of `watch` back."""
-        self._fails = _nothing
+        self._fails = self._ended = _nothing
         while self._wrapped:
             attributes, name, ours = self._wrapped.pop()
             if attributes.get(name) is ours:

@@ -175,7 +175,13 @@ class Session:
     def leave(self, owner: Any) -> None:
         """Withdraw; the last to leave closes the session."""
         self._members.discard(owner)
-        if not self._members:
+        if self._members:
+            return
+        if self._unsaid.patches:
+            # Flags that decide the order of weights are set last: on Keras 2
+            # `EarlyStopping` may put the best weights back as it ends.
+            self._fit.after_callbacks(self.close)
+        else:
             self.close()
 
     # --- what they get ---------------------------------------------------------------
