@@ -194,4 +194,5 @@ class GradualUnfreeze(FineTuningCallback):
         self._run.end()
 
     def _epochs(self) -> int | None:
-        return (self.params or {}).get("epochs")
+        # Keras 2 has no `params` before it sets them.
+        return (getattr(self, "params", None) or {}).get("epochs")
