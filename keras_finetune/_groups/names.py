@@ -105,7 +105,7 @@ def single_block(name: str) -> str | None:
 
 
 def is_named_by_keras(layer: Any) -> bool:
-    """Whether a layer bears the name that Keras gives: its class and a number."""
+    """Return whether a layer has the name that Keras gives: its class and a number."""
     base = re.sub(r"_\d+$", "", layer.name)
     return base.replace("_", "") == type(layer).__name__.replace("_", "").lower()
 
