@@ -95,7 +95,7 @@ def mc_predict(
         seed: Integer that makes the draw repeatable, or `None` for a new one each
             time (from Python's `random`, which `keras.utils.set_random_seed` sets).
             The draw depends on `samples` and `batch_size` too, and on the backend.
-        masks: `"independent"` draws separately for every input, which is best for means and
+        masks: `"independent"` draws again for every input, which is best for means and
             variances. `"shared"` draws once a sample for all inputs: each sample is a
             function of its own, for quantities over several inputs.
         keep_samples: Whether to keep all samples, in memory.
