@@ -246,6 +246,10 @@ class Lane(ABC):
     def saving_lib(self) -> Any:
         """Return the module of Keras that writes and reads the `.keras` format."""
 
+    @abstractmethod
+    def load_assets(self, model: Any, store: Any) -> None:
+        """Read a model's assets, and no weights, from a store of `saving_lib`."""
+
     def carry_assets(self, model: Any, made: Any) -> None:
         """Give a copy what is in no configuration, such as a tokenizer's vocabulary.
 
@@ -256,7 +260,7 @@ class Lane(ABC):
             # Read mode takes the folder as it is, and makes subfolders all the same.
             store = saving.DiskIOStore(folder, mode="r")
             saving._save_state(model, None, store, "", set())
-            saving._load_state(made, None, store, "", False, set())
+            self.load_assets(made, store)
 
     # Sampling
 

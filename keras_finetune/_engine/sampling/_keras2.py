@@ -229,6 +229,9 @@ class Keras2(Lane):
     def saving_lib(self) -> Any:
         return _saving_lib
 
+    def load_assets(self, model: Any, store: Any) -> None:
+        _saving_lib._load_state(model, None, store, "", False, set())
+
     @contextmanager
     def isolated(
         self,

@@ -218,6 +218,14 @@ class Keras3(Lane):
     def saving_lib(self) -> Any:
         return saving_lib
 
+    def load_assets(self, model: Any, store: Any) -> None:
+        # Keras 3.8 reads both collections whether or not it was given them.
+        failed: set[int] = set()
+        errors: dict[int, tuple[Any, Exception]] = {}
+        saving_lib._load_state(model, None, store, "", False, set(), failed, errors)
+        for _, error in errors.values():
+            raise error
+
     @contextmanager
     def isolated(
         self,
