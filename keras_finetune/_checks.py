@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Hashable, Iterable
 from numbers import Integral, Real
 from typing import Any
@@ -54,6 +55,12 @@ def choice(name: str, value: Any, options: Iterable[Any]) -> Any:
         expected = "one of " + ", ".join(repr(option) for option in options)
         raise ValueError(_message(name, expected, value))
     return value
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return a sentence with the names that are nearest to one, empty if none is."""
+    near = difflib.get_close_matches(name, list(names), n=3)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def _message(name: str, expected: str, value: Any) -> str:

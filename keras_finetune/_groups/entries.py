@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from keras_finetune import _checks
 from keras_finetune._engine import keras, structure
 from keras_finetune._groups.units import Unit, inside
 
@@ -122,8 +122,8 @@ def _hint(model: Any, part: Any, limit: int = 12) -> str:
         return " It is no layer of this model."
     names = [layer.name for layer in layers if structure.weights(layer)]
     names = list(dict.fromkeys(names))
-    if near := difflib.get_close_matches(part, names, n=3):
-        return f" Did you mean {' or '.join(map(repr, near))}?"
+    if hint := _checks.did_you_mean(part, names):
+        return hint
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     path = structure.variable_path(structure.weights(model)[0])
     return (

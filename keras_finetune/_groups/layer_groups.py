@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Literal, TypeAlias, overload
 
+from keras_finetune import _checks
 from keras_finetune._engine import flags, keras, structure
 from keras_finetune._groups.automatic import automatic
 from keras_finetune._groups.listed import listed
@@ -263,8 +264,17 @@ def layer_groups(model: Any, groups: Groups = "auto") -> LayerGroups:
     if isinstance(groups, Integral) and not isinstance(groups, bool):
         runs, rest = automatic(model)
         return _from_runs(merged(runs, int(groups)), rest)
-    if isinstance(groups, (list, tuple)):
-        return _from_runs(*listed(model, groups))
+    return _from_runs(*listed(model, check_groups(groups)))
+
+
+def check_groups(groups: Any) -> Any:
+    """Return `groups` if it can be groups of some model, or raise naming it."""
+    if isinstance(groups, (LayerGroups, list, tuple)):
+        return groups
+    if isinstance(groups, str) and groups == "auto":
+        return groups
+    if isinstance(groups, Integral) and not isinstance(groups, bool):
+        return _checks.integer("groups", groups, 1)
     error = ValueError if isinstance(groups, str) else TypeError
     raise error(
         'Argument `groups` must be "auto", an integer, a list (of layers, layer names, '

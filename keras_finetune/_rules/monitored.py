@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from typing import Any
 
+from keras_finetune import _checks
 from keras_finetune._engine import logs
 
 # What callbacks of this package add.
@@ -32,9 +32,9 @@ def check_monitor(model: Any, monitor: str) -> None:
             "`validation_data` or `validation_split`."
         )
     else:
-        near = difflib.get_close_matches(monitor, sorted(expected.keys), 3)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        reason = f"the logs will have {sorted(expected.keys)}.{hint}"
+        keys = sorted(expected.keys)
+        hint = _checks.did_you_mean(monitor, keys)
+        reason = f"the logs will have {keys}.{hint}"
     message = (
         "Argument `monitor` must be a key of the logs. "
         f"Received: monitor={monitor!r}, while {reason}"

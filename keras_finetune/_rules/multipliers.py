@@ -79,17 +79,23 @@ def _by_name(
             chosen[key] = given[max(matches, key=len)]
     unused = [name for name in given if name not in used]
     if unused:
+        known = sorted({name for some in names.values() for name in some})
         raise ValueError(
             "Argument `multipliers` must have names of layers or groups, or regular "
             f"expressions on paths of variables, as keys. Received: {unused}, which "
             f"match nothing among the groups {groups.names} and the variables of "
-            f"{model.name!r}"
+            f"{model.name!r}.{_checks.did_you_mean(unused[0], known)}"
         )
     return chosen
 
 
-def _multiplier(value: Any) -> float:
-    return _checks.number("multipliers", value, 0.0)
+def _multiplier(value: Any, within: Any = None) -> float:
+    try:
+        return _checks.number("multipliers", value, 0.0)
+    except (TypeError, ValueError) as error:
+        if within is None:
+            raise
+        raise type(error)(f"{error} in multipliers={within!r}") from None
 
 
 # --- arguments -----------------------------------------------------------------------
@@ -115,9 +121,9 @@ def check_multipliers(
                     "Argument `multipliers` must have names or regular expressions as "
                     f"keys. Received: {key!r} ({error})"
                 ) from None
-        return {key: _multiplier(factor) for key, factor in value.items()}
+        return {key: _multiplier(factor, value) for key, factor in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_multiplier(factor) for factor in value]
+        return [_multiplier(factor, value) for factor in value]
     if callable(value):
         function: Callable[[Any], float] = value
         return function

@@ -70,8 +70,8 @@ class Stages:
             raise ValueError(
                 "Argument `initial_groups` must be less than the number of groups, so "
                 f"that one is left to unfreeze. Received: initial_groups="
-                f"{initial_groups}, while the model has {len(self.groups)} groups: "
-                f"{[group.name for group in self.groups]}"
+                f"{initial_groups}, while the model has "
+                f"{[group.name for group in self.groups]} to unfreeze"
             )
         self._exceptions = self._normalization(batch_norm)
         # The index of the group that decides, by variable, and the topmost of those

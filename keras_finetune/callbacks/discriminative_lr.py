@@ -14,7 +14,7 @@ from keras_finetune._engine.structure import (
     variable_path,
     weights,
 )
-from keras_finetune._groups.layer_groups import Groups, LayerGroups
+from keras_finetune._groups.layer_groups import Groups, LayerGroups, check_groups
 from keras_finetune._rules import advice
 from keras_finetune._rules import multipliers as _multipliers
 from keras_finetune._rules.sharing import shared_groups, warn_of_other_groups
@@ -91,7 +91,7 @@ class DiscriminativeLR(FineTuningCallback):
         self.decay = None if decay is None else _multipliers.check_decay(decay)
         self.multipliers = _multipliers.check_multipliers(multipliers)
         self.bounds = _multipliers.check_bounds(bounds)
-        self.groups = groups
+        self.groups = None if groups is None else check_groups(groups)
         self.log = _checks.boolean("log", log)
         given = {"decay": decay, "multipliers": multipliers, "bounds": bounds}
         given = {name: value for name, value in given.items() if value is not None}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from keras_finetune import _checks
 from keras_finetune._engine import fit, keras, optimizer, processes
-from keras_finetune._groups.layer_groups import Groups
+from keras_finetune._groups.layer_groups import Groups, check_groups
 from keras_finetune._rules.stages import Stages
 from keras_finetune._schedule.progress import Progress
 from keras_finetune._tables import Report
@@ -102,7 +102,7 @@ class GradualUnfreeze(FineTuningCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__()
-        self.groups = groups
+        self.groups = None if groups is None else check_groups(groups)
         self.initial_groups = _checks.integer("initial_groups", initial_groups, 1)
         self.monitor = monitor
         self.mode = _checks.choice("mode", mode, ("auto", "min", "max"))

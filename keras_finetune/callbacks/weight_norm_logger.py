@@ -23,7 +23,7 @@ from keras_finetune._engine.batches import batches_done
 from keras_finetune._engine.norms import WeightNorms
 from keras_finetune._engine.structure import variable_key, variable_path
 from keras_finetune._engine.tensorboard import ScalarWriter
-from keras_finetune._groups.layer_groups import Groups
+from keras_finetune._groups.layer_groups import Groups, check_groups
 from keras_finetune._rules.parts import norms_of_parts, parts
 from keras_finetune._rules.selection import selector
 from keras_finetune._rules.sharing import shared_groups
@@ -147,7 +147,7 @@ class WeightNormLogger(FineTuningCallback):
         )
         self.updates = _checks.boolean("updates", updates)
         self.distance = _checks.boolean("distance", distance)
-        self.groups = groups
+        self.groups = None if groups is None else check_groups(groups)
         self.log_dir = log_dir
         self._writer = ScalarWriter(log_dir)
         self.history: list[dict[str, float]] = []
