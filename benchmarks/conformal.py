@@ -114,7 +114,13 @@ def regression(name, seed=0):
     model.compile(keras.optimizers.Adam(3e-3), "mse", steps_per_execution=8)
     model.fit(inputs[train], targets[train], epochs=150, verbose=0)
     prediction = mc_predict(
-        model, inputs[rest], 200, 512, seed=seed, keep_samples=True, verbose=0
+        model,
+        inputs[rest],
+        samples=200,
+        batch_size=512,
+        seed=seed,
+        keep_samples=True,
+        verbose=0,
     ).rescale(scale, offset)
     scales = {"Monte Carlo spread": prediction.std[:, 0]}
     if name == "heteroscedastic":

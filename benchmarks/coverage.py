@@ -142,8 +142,15 @@ def run_split(trainer, x, y, split, samples):
     trainer.model.set_weights(weights[0])
     options = {"keep_samples": True, "verbose": 0}
     every = (
-        mc_predict(trainer.model, inputs, samples, 2048, seed=split, **options),
-        ensemble_predict(trainer.at(weights), inputs, 2048, **options),
+        mc_predict(
+            trainer.model,
+            inputs,
+            samples=samples,
+            batch_size=2048,
+            seed=split,
+            **options,
+        ),
+        ensemble_predict(trainer.at(weights), inputs, batch_size=2048, **options),
     )
     dropout, ensemble = (
         {

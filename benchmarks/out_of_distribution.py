@@ -82,7 +82,12 @@ def run(x, y, seed, options):
     ways = {
         "deterministic": MCPrediction.from_samples(single[np.newaxis]),
         "Monte Carlo": mc_predict(
-            models[0], images, options.samples, batch_size=256, seed=seed, verbose=0
+            models[0],
+            images,
+            samples=options.samples,
+            batch_size=256,
+            seed=seed,
+            verbose=0,
         ),
         "ensemble": ensemble_predict(models, images, batch_size=256, verbose=0),
     }

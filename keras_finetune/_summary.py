@@ -16,7 +16,7 @@ from keras_finetune._tables import Report, Table
 from keras_finetune.callbacks import DiscriminativeLR, GradualUnfreeze, TrainOnly
 
 
-def summary(model: Any, callbacks: Any = (), epochs: int | None = None) -> Report:
+def summary(model: Any, callbacks: Any = (), *, epochs: int | None = None) -> Report:
     """Print what would train, when, and at which rate: `model.summary` for a `fit`.
 
     A table of the groups, bottom to top: layers, parameters, how many of these train

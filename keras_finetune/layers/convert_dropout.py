@@ -34,6 +34,7 @@ _Model = TypeVar("_Model")
 
 def convert_dropout(
     model: _Model,
+    *,
     to: Literal["mc", "standard"] = "mc",
     weights: Literal["copy", "share"] = "copy",
     inplace: bool = False,

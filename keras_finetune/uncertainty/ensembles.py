@@ -21,6 +21,7 @@ _Output = _streams.Kind | Literal["auto"]
 def ensemble_predict(
     models: Iterable[Any],
     x: Any,
+    *,
     batch_size: int | None = None,
     keep_samples: bool = False,
     verbose: Literal["auto", 0, 1, 2] = "auto",

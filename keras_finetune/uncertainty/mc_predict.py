@@ -25,6 +25,7 @@ Kind = Literal["auto", "probabilities", "logits", "binary", "binary_logits", "va
 def mc_predict(
     model: Any,
     x: Any,
+    *,
     samples: int = ...,
     batch_size: int | None = ...,
     seed: int | None = ...,
@@ -39,13 +40,13 @@ def mc_predict(
 def mc_predict(
     model: Any,
     x: Any,
+    *,
     samples: int = ...,
     batch_size: int | None = ...,
     seed: int | None = ...,
     masks: Literal["independent", "shared"] = ...,
     keep_samples: bool = ...,
     verbose: Literal["auto", 0, 1, 2] = ...,
-    *,
     output: Sequence[Kind],
     random_layers: Iterable[Any] = ...,
     steps: int | None = ...,
@@ -53,6 +54,7 @@ def mc_predict(
 def mc_predict(
     model: Any,
     x: Any,
+    *,
     samples: int = 100,
     batch_size: int | None = None,
     seed: int | None = None,
