@@ -229,7 +229,7 @@ def prediction(way, images=512, samples=50, batch=32, repetitions=5):
 
     def ours():
         # begin: mc_predict
-        return mc_predict(model, data, samples, batch_size=batch, verbose=0)
+        return mc_predict(model, data, samples=samples, batch_size=batch, verbose=0)
         # end
 
     def loop():

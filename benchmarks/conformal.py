@@ -70,7 +70,9 @@ def digits(seed=0):
     )
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(x[train], y[train], epochs=20, verbose=0)
-    prediction = mc_predict(model, x[rest], 50, 512, seed=seed, verbose=0)
+    prediction = mc_predict(
+        model, x[rest], samples=50, batch_size=512, seed=seed, verbose=0
+    )
     return prediction.mean, y[rest]
 
 

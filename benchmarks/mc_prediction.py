@@ -77,7 +77,8 @@ def measure(way, first, images, samples, batch, queue):
 
     if way == "mc_predict":
         seconds = fastest(
-            lambda: mc_predict(model, x, samples, batch_size=batch, verbose=0), 3
+            lambda: mc_predict(model, x, samples=samples, batch_size=batch, verbose=0),
+            3,
         )
     elif way == "loop":
         seconds = samples * fastest(lambda: predict(model, x), 3)
@@ -100,7 +101,10 @@ def measure(way, first, images, samples, batch, queue):
         _sampler.CHUNK_BYTES = 2**40
         whole, rows = Whole(), min(16, images)
         seconds = (images / rows) * fastest(
-            lambda: mc_predict(whole, x[:rows], samples, batch_size=rows, verbose=0), 1
+            lambda: mc_predict(
+                whole, x[:rows], samples=samples, batch_size=rows, verbose=0
+            ),
+            1,
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     queue.put((*map(float, seconds), peak))
