@@ -57,6 +57,44 @@ def pytest_sessionstart():
         )
 
 
+# Lanes whose Keras and backend are those of another lane: they are there for what a
+# release changes, which a part of a large matrix tells as well.
+TWINS = ("keras3-oldest", "tf-keras")
+CASES_OF_A_TWIN = 4
+# The lanes of what follows from a model's graph alone: one for each Keras.
+ONCE = ("keras3-tensorflow", "keras2-addons")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    lane = os.environ.get("TOX_ENV_NAME")
+    if lane is None:
+        return
+    kept = (
+        items
+        if lane in ONCE
+        else [i for i in items if not i.get_closest_marker("once")]
+    )
+    if lane in TWINS:
+        kept = _thinned(kept)
+    chosen = set(kept)
+    config.hook.pytest_deselected(items=[i for i in items if i not in chosen])
+    items[:] = kept
+
+
+def _thinned(items):
+    """Of each test function the first, the last, and a few cases between."""
+    cases = {}
+    for item in items:
+        cases.setdefault((item.path, item.nodeid.partition("[")[0]), []).append(item)
+    chosen = set()
+    for some in cases.values():
+        count = min(len(some), CASES_OF_A_TWIN)
+        last = len(some) - 1
+        chosen.update(some[round(i * last / max(count - 1, 1))] for i in range(count))
+    return [item for item in items if item in chosen]
+
+
 def pytest_runtest_setup(item):
     names = {mark.name for mark in item.iter_markers()}
     if not names & {"keras2", "keras3", "backend", "addons"}:

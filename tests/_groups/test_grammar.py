@@ -1,6 +1,7 @@
 """Any nesting of parts is divided so that each weight is in exactly one group."""
 
 import numpy as np
+import pytest
 from _groups.models import (
     CONTAINERS,
     Block,
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from keras_finetune._engine import keras, structure
 from keras_finetune._groups.layer_groups import layer_groups
 
+pytestmark = pytest.mark.once
 layers = keras.layers
 WIDTH = 4
 
