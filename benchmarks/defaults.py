@@ -27,17 +27,17 @@ from keras_finetune._engine import keras
 from keras_finetune._schedule import epochs as schedule
 
 SEEDS = (100, 101)
-RATES = {"clothes": (1e-3, 3e-3, 1e-2), "digits": (3e-3, 1e-2, 3e-2, 1e-1)}
+RATES = {"clothes": (3e-3, 1e-2, 1e-3), "digits": (3e-3, 1e-2, 3e-2, 1e-1)}
 DEFAULT = {"body": (0.01, 0.1), "groups": 5, "share": 0.5}
 CHOICES = [
     DEFAULT,
-    {**DEFAULT, "body": (0.1, 0.1)},
     {**DEFAULT, "body": (0.03, 0.3)},
+    {**DEFAULT, "share": 0.25},
     {**DEFAULT, "body": (0.1, 1.0)},
+    {**DEFAULT, "body": (0.1, 0.1)},
+    {**DEFAULT, "groups": 3},
     {**DEFAULT, "body": (1.0, 1.0)},
     {**DEFAULT, "groups": 2},
-    {**DEFAULT, "groups": 3},
-    {**DEFAULT, "share": 0.25},
     {**DEFAULT, "share": 0.75},
     # What else there is: the head alone, and everything from the first step.
     {"body": (0.0, 0.0), "groups": 2, "share": 0.0},
@@ -104,6 +104,7 @@ def words(choice):
 def table(records):
     """Rows of a Markdown table: a choice, its mean accuracy at each rate, the best."""
     for name, rates in RATES.items():
+        rates = sorted(rates)
         head = " | ".join(f"{rate:g}" for rate in rates)
         yield f"| {name} | {head} | best |"
         yield "|" + "---|" * (len(rates) + 2)
@@ -133,8 +134,8 @@ def main():
     scorers = {"clothes": on_clothes, "digits": on_digits}
     for name in arguments.task or RATES:
         for seed in SEEDS:
-            for choice in CHOICES:
-                for rate in RATES[name]:
+            for rate in RATES[name]:
+                for choice in CHOICES:
                     key = (name, words(choice), rate, seed)
                     if key in done:
                         continue
