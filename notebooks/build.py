@@ -27,7 +27,7 @@ IMAGES = FOLDER.parent / "docs" / "images"
 PICTURES = (
     ("plot_history.png", "04_unfreezing_without_collapse", 3),
     ("weight_norms.png", "05_weight_norms", 2),
-    ("uncertainty_bands.png", "06_uncertainty", 1),
+    ("monte_carlo_dropout.png", "06_uncertainty", 1),
     ("reliability.png", "06_uncertainty", 4),
 )
 
