@@ -52,7 +52,7 @@ lint: $(TOX)
 
 docs: $(TOX)
 	@$(TOX) run -q -e docs
-	@echo "open site/index.html"
+	@echo "open site/index.html, or with search: $(PYTHON) -m http.server --directory site"
 
 # `make dist TAG=v1.2.3` asks for all that a release with this tag needs.
 dist: $(TOX)

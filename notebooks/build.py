@@ -3,12 +3,14 @@
     python notebooks/build.py             # all of them
     python notebooks/build.py notebooks/03_frozen_dropout.ipynb
 
+Some of their figures are pictures of pages in `docs/`; it writes these too.
 Needs nbclient, nbformat and ipykernel. The kernel is the running Python, whatever
 kernels are registered; what goes to stderr (the log of TensorFlow) and what differs
 from machine to machine is left out.
 """
 
 import argparse
+import base64
 import json
 import os
 import sys
@@ -20,6 +22,14 @@ import nbformat
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parent
+IMAGES = FOLDER.parent / "docs" / "images"
+# A picture in `IMAGES`, the notebook whose figure it is, and which one, from 1.
+PICTURES = (
+    ("plot_history.png", "04_unfreezing_without_collapse", 3),
+    ("weight_norms.png", "05_weight_norms", 2),
+    ("monte_carlo_dropout.png", "06_uncertainty", 1),
+    ("reliability.png", "06_uncertainty", 4),
+)
 
 
 def execute(path, timeout=1200):
@@ -59,13 +69,31 @@ def clean(notebook):
     return notebook
 
 
+def pictures(notebook, stem):
+    """The pictures of pages that are figures of this notebook, by their file names."""
+    figures = [
+        output["data"]["image/png"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if "image/png" in output.get("data", {})
+    ]
+    return {
+        name: base64.b64decode(figures[number - 1])
+        for name, of, number in PICTURES
+        if of == stem
+    }
+
+
 def main():
     """Executes and writes the notebooks that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="*", type=Path)
     for path in parser.parse_args().paths or sorted(FOLDER.glob("*.ipynb")):
         start = time.perf_counter()
-        nbformat.write(clean(execute(path)), path)
+        notebook = clean(execute(path))
+        nbformat.write(notebook, path)
+        for name, content in pictures(notebook, path.stem).items():
+            (IMAGES / name).write_bytes(content)
         seconds = time.perf_counter() - start
         print(f"{path.name}: {seconds:.0f} s, {path.stat().st_size / 1000:.0f} kB")
 

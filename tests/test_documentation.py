@@ -174,7 +174,14 @@ def test_tables_are_those_of_the_results():
 
 
 def test_every_page_is_found_from_the_first():
-    index = ROOT / "docs" / "index.md"
-    linked = set(re.findall(r"\]\(([a-z_/]+\.md)", index.read_text(encoding="utf-8")))
-    pages = {path.relative_to(index.parent).as_posix() for path in PAGES[1:]}
-    assert linked == pages - {"index.md"}
+    # On the site all of them are in the navigation too: `make docs` asks for it.
+    found, new = set(), {ROOT / "docs" / "index.md"}
+    while new:
+        found |= new
+        links = {
+            (page.parent / link).resolve()
+            for page in new
+            for link in re.findall(r"\]\(([\w./]+\.md)", page.read_text("utf-8"))
+        }
+        new = links - found
+    assert found - {ROOT / "CHANGELOG.md"} == set(PAGES[1:])

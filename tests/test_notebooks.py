@@ -300,3 +300,10 @@ def test_committed_outputs_are_whole_small_and_of_no_machine(path):
     text = path.read_text(encoding="utf-8")
     assert len(text) < 300_000
     assert not re.search(r"/(home|root|tmp|work|Users|var|usr|opt)/|[A-Z]:\\\\", text)
+
+
+@over_notebooks
+def test_pictures_of_pages_are_the_committed_figures(path):
+    script = build()
+    for name, content in script.pictures(read(path), path.stem).items():
+        assert (script.IMAGES / name).read_bytes() == content, name
