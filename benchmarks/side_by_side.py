@@ -373,14 +373,13 @@ def table(head, rows):
 
 
 def sections(head, rows):
-    """A table of rows that begin with their lane, which stands above its rows."""
-    body, above = [], None
+    """A table for each lane, below its name; rows begin with their lane."""
+    by_lane = defaultdict(list)
     for lane, *cells in rows:
-        if lane != above:
-            body.append([f"**{shown(lane)}**", *[""] * (len(head) - 1)])
-        body.append(cells)
-        above = lane
-    return table(head, body)
+        by_lane[lane].append(cells)
+    return "\n\n".join(
+        f"**{shown(lane)}**\n\n{table(head, found)}" for lane, found in by_lane.items()
+    )
 
 
 def shown(lane):
