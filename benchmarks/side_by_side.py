@@ -51,10 +51,10 @@ PREDICTION = (
 WAYS = ("ours", "by hand", "masking", "multi")
 TITLES = {
     "ours": "keras-finetune",
-    "by hand": "by hand, `compile` and `fit` per stage",
-    "masking": "by hand, gradients masked in `train_step`",
-    "multi": "`MultiOptimizer`",
-    "fastai": "`freeze_to` and a fit per stage",
+    "by hand": "by hand, compile and fit per stage",
+    "masking": "by hand, masked gradients",
+    "multi": "MultiOptimizer",
+    "fastai": "freeze_to and a fit per stage",
 }
 MARKS = {
     "ours": ["ours"],

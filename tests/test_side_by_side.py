@@ -234,7 +234,7 @@ def test_ratio_pairs_rows_of_one_run_only(compare):
             row["run"] = 1
     of_fastai = compare.cost_table(results).split(f"**{FASTAI}**\n\n")[1]
     fastai = of_fastai.splitlines()[-1]
-    assert fastai.startswith("| `freeze_to` and a fit per stage |")
+    assert fastai.startswith("| freeze_to and a fit per stage |")
     assert "(x" not in fastai
     for row in results["cost"]:
         row["run"] = 1
@@ -267,7 +267,7 @@ def test_what_was_raised_stands_under_the_table(compare):
     assert torch == "**Keras on PyTorch**"
     ours, multi = first.splitlines()[2:]
     assert ours.startswith("| keras-finetune | works | fails <sup>1</sup> |")
-    assert multi.startswith("| `MultiOptimizer` | none <sup>2</sup> | works |")
+    assert multi.startswith("| MultiOptimizer | none <sup>2</sup> | works |")
     assert "| keras-finetune | fails <sup>1</sup> | works |" in second
     assert notes == "1. `E: No Adam`\n2. By hand | first"
 
