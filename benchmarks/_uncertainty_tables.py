@@ -37,7 +37,7 @@ def conformal(results):
     """The shares of `conformal.py`, and the sizes of each library."""
     libraries = ("keras-finetune", "MAPIE", "crepes", "keras-proba")
     lines = [
-        "| data | score | share held | promised | size | "
+        "| data | score | coverage | promised | size | "
         + " | ".join(libraries[1:])
         + " |",
         "|---" * (5 + len(libraries) - 1) + "|",

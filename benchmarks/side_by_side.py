@@ -28,6 +28,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -50,10 +51,10 @@ PREDICTION = (
 WAYS = ("ours", "by hand", "masking", "multi")
 TITLES = {
     "ours": "keras-finetune",
-    "by hand": "Keras by hand: a compile and a fit a stage",
-    "masking": "Keras by hand: gradients masked in `train_step`",
+    "by hand": "by hand, compile and fit per stage",
+    "masking": "by hand, masked gradients",
     "multi": "MultiOptimizer",
-    "fastai": "fastai: `freeze_to`, a fit a stage",
+    "fastai": "freeze_to and a fit per stage",
 }
 MARKS = {
     "ours": ["ours"],
@@ -371,6 +372,51 @@ def table(head, rows):
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in body)
 
 
+def sections(head, rows):
+    """A table for each lane, below its name; rows begin with their lane."""
+    by_lane = defaultdict(list)
+    for lane, *cells in rows:
+        by_lane[lane].append(cells)
+    return "\n\n".join(
+        f"**{shown(lane)}**\n\n{table(head, found)}" for lane, found in by_lane.items()
+    )
+
+
+def shown(lane):
+    """The lane as its backend writes itself."""
+    for name, written in BACKENDS_WRITTEN.items():
+        lane = lane.replace(f" on {name}", f" on {written}")
+    return lane
+
+
+BACKENDS_WRITTEN = {"tensorflow": "TensorFlow", "torch": "PyTorch", "jax": "JAX"}
+
+
+class Notes:
+    """What is too long for a cell: a number there, and a list under the table."""
+
+    def __init__(self):
+        self.said = []
+
+    def short(self, text):
+        """The text, or how it begins with the number of its note."""
+        word, _, rest = text.partition("; ")
+        if text.startswith("raises "):
+            said = text.removeprefix("raises ").replace("`", "").partition(". ")[0]
+            word, rest = "fails", f"`{said.removesuffix('.')}`"
+        if not rest:
+            return text.replace("|", "\\|")
+        if rest not in self.said:
+            self.said.append(rest)
+        return f"{word} <sup>{self.said.index(rest) + 1}</sup>"
+
+    def under(self, found):
+        """The table with the list."""
+        said = [f"{text[0].upper()}{text[1:]}" for text in self.said]
+        notes = "\n".join(f"{i}. {text}" for i, text in enumerate(said, 1))
+        return f"{found}\n\n{notes}" if notes else found
+
+
 def lines_of(way, lane):
     keras = 2 if "Keras 2" in lane else 3
     return sum(lines(mark.format(keras=keras)) for mark in MARKS[way])
@@ -403,8 +449,8 @@ def cost_table(results):
         rows.append([lane, TITLES[way], *steps, *rest, lines_of(way, lane)])
     order = list(TITLES.values())
     rows.sort(key=lambda row: (row[0], order.index(row[1])))
-    head = ["lane", "way", "step, head", "step, 2 groups", "step, all", "first step, s"]
-    return table([*head, "peak, MiB", "lines"], rows)
+    head = ["way", "step, head", "step, 2 groups", "step, all", "first step, s"]
+    return sections([*head, "peak, MiB", "lines"], rows)
 
 
 def turn(row):
@@ -416,17 +462,13 @@ def _torch(grouped):
 
 
 def breaks_table(results):
-    rows = []
+    rows, notes = [], Notes()
     for lane, ways in results["breaks"].items():
         for way, wishes in ways.items():
-            said = [
-                f"`{text.replace('`', '')}`" if text.startswith("raises") else text
-                for text in wishes.values()
-            ]
-            said = [text.replace("|", "\\|") for text in said]
+            said = [notes.short(text) for text in wishes.values()]
             rows.append([lane, TITLES[way], *said, *["-"] * (5 - len(said))])
     wishes = ["stages", "a rate callback", "optimizer state", "save, load", "mixed"]
-    return table(["lane", "way", *wishes], rows)
+    return notes.under(sections(["way", *wishes], rows))
 
 
 def chosen(rows):
@@ -450,17 +492,21 @@ def mean_and_error(values):
     return 100 * statistics.mean(values), 100 * error
 
 
+NBSP = "\N{NO-BREAK SPACE}"
+
+
 def quality_table(results):
     def cell(found, task, arm):
         rate, tests = found[task, arm]
         mean, error = mean_and_error(tests.values())
-        return f"{mean:.1f} ± {error:.1f} ({rate:g})"
+        # In a narrow column the rate goes below, and the error stays beside the mean.
+        return f"{mean:.1f}{NBSP}±{NBSP}{error:.1f} ({rate:g})"
 
     seeds = defaultdict(set)
     for row in results["quality"]:
         seeds[row[0]].add(row[4])
     said = [
-        f"{lane}: seeds {', '.join(map(str, sorted(found)))}."
+        f"{shown(lane)}: seeds {', '.join(map(str, sorted(found)))}."
         for lane, found in seeds.items()
     ]
     return f"{' '.join(said)}\n\n" + arms_table(results, "arm", cell)
@@ -514,15 +560,26 @@ def by_rate_table(results):
     return table(["arm", "base rate", *tasks], rows)
 
 
-def steps_text(results):
-    """What `callbacks.py` printed."""
-    lanes = sorted(results["steps"].items())
-    printed = "\n".join(line for _, lines in lanes for line in lines)
-    return f"```console\n{printed}\n```"
+def steps_table(results):
+    """What `callbacks.py` printed: its lines of pairs, without its header."""
+    rows = [
+        [lane, *found.group("step", "other", "a", "b", "ratio"), found["quartiles"]]
+        for lane, lines in sorted(results["steps"].items())
+        for found in map(PAIR.match, lines)
+        if found
+    ]
+    head = ["step", "against", "ours, ms", "other, ms", "ratio", "quartiles"]
+    return sections(head, rows)
+
+
+PAIR = re.compile(
+    r"(?P<step>\S.*?) {2,}(?P<a>\S+) ms +(?P<b>\S+) ms +"
+    r"(?P<ratio>x\S+) +\[(?P<quartiles>.+?)\] +against (?P<other>.+)"
+)
 
 
 def prediction_table(results):
-    grouped = defaultdict(dict)
+    grouped, notes = defaultdict(dict), Notes()
     for row in results["prediction"]:
         grouped[row["lane"], row["way"]][row["repetition"]] = row
     rows = []
@@ -531,8 +588,8 @@ def prediction_table(results):
         found = grouped[lane, way]
         said = {row["raises"] for row in found.values() if "raises" in row}
         if said:
-            text = said.pop().replace("`", "")
-            rows.append([lane, way, f"`raises {text}`", "-", "-", "-"])
+            text = notes.short(f"raises {said.pop()}")
+            rows.append([lane, way, text, "-", "-", "-"])
             continue
         base = grouped[lane, PREDICTION[0]]
         cells = []
@@ -547,7 +604,8 @@ def prediction_table(results):
                 f"{middle:.3g}" + ("" if found is base else f" (x{ratio:.2f})")
             )
         rows.append([lane, way, *cells, lines(way)])
-    return table(["lane", "way", "s", "first time, s", "peak, MiB", "lines"], rows)
+    head = ["way", "s", "first time, s", "peak, MiB", "lines"]
+    return notes.under(sections(head, rows))
 
 
 def norms_table(results):
@@ -556,7 +614,7 @@ def norms_table(results):
         rows.append([lane, "`WeightNormLogger`", f"{1e3 * found['pass']:.1f}"])
         said = f"{1e3 * found['eager loop']:.1f} (x{found['eager loop / pass']:.1f})"
         rows.append([lane, "an eager loop over the weights", said])
-    return table(["lane", "way", "ms"], rows)
+    return sections(["way", "ms"], rows)
 
 
 def draw(results, path):
@@ -595,7 +653,7 @@ TABLES = {
     "quality": quality_table,
     "difference": difference_table,
     "by rate": by_rate_table,
-    "steps": steps_text,
+    "steps": steps_table,
     "cost": cost_table,
     "breaks": breaks_table,
     "prediction": prediction_table,

@@ -351,3 +351,8 @@ def test_the_reference_has_every_public_name():
         for path in re.findall(r"^::: (\S+)", page.read_text(encoding="utf-8"), re.M)
     }
     assert set(OBJECTS) - described == set()
+
+
+def test_the_cheat_sheet_has_every_public_name():
+    page = (ROOT / "docs" / "cheat_sheet.md").read_text(encoding="utf-8")
+    assert set(OBJECTS) - set(re.findall(r"\w+", page)) == set()

@@ -224,7 +224,7 @@ def test_folder_of_ones_own_leaves_the_published_files(compare, tmp_path):
     found = json.loads((mine / "results.json").read_text(encoding="utf-8"))
     assert {row["lane"] for row in found["cost"]} == {TENSORFLOW}
     assert set(found) == set(compare.PARTS)
-    assert "measured anew" in (mine / "page.md").read_text(encoding="utf-8")
+    assert "works anew" in (mine / "page.md").read_text(encoding="utf-8")
 
 
 def test_ratio_pairs_rows_of_one_run_only(compare):
@@ -232,8 +232,9 @@ def test_ratio_pairs_rows_of_one_run_only(compare):
     for row in results["cost"]:
         if row["lane"] == FASTAI:
             row["run"] = 1
-    fastai = compare.cost_table(results).splitlines()[-1]
-    assert fastai.startswith(f"| {FASTAI} |")
+    of_fastai = compare.cost_table(results).split(f"**{FASTAI}**\n\n")[1]
+    fastai = of_fastai.splitlines()[-1]
+    assert fastai.startswith("| freeze_to and a fit per stage |")
     assert "(x" not in fastai
     for row in results["cost"]:
         row["run"] = 1
@@ -247,6 +248,38 @@ def test_difference_pairs_by_seed(compare):
     _, _, other, apart = compare.difference_table({"quality": rows}).splitlines()
     assert other == "| other | +0.0 ± 0.0 |"
     assert apart == "| apart | - |"
+
+
+def test_what_was_raised_stands_under_the_table(compare):
+    table = compare.breaks_table(
+        {
+            "breaks": {
+                TENSORFLOW: {
+                    "ours": {"stages": "works", "save": "raises E: No `Adam`. Make"},
+                    "multi": {"stages": "none; by hand | first", "save": "works"},
+                },
+                TORCH: {"ours": {"stages": "raises E: No Adam.", "save": "works"}},
+            }
+        }
+    )
+    tensorflow, first, torch, second, notes = table.split("\n\n")
+    assert tensorflow == "**Keras 3.15.1 on TensorFlow**"
+    assert torch == "**Keras on PyTorch**"
+    ours, multi = first.splitlines()[2:]
+    assert ours.startswith("| keras-finetune | works | fails <sup>1</sup> |")
+    assert multi.startswith("| MultiOptimizer | none <sup>2</sup> | works |")
+    assert "| keras-finetune | fails <sup>1</sup> | works |" in second
+    assert notes == "1. `E: No Adam`\n2. By hand | first"
+
+
+def test_pairs_of_steps_are_read_from_what_was_printed(compare):
+    printed = [
+        "$ python benchmarks/callbacks.py --parts multi rates",
+        "                     ours     other  ratio   quartiles",
+        "step, 20 groups    84.2 ms   85.5 ms  x0.981  [0.969, 1.013]  against Multi",
+    ]
+    row = compare.steps_table({"steps": {TENSORFLOW: printed}}).splitlines()[-1]
+    assert row == "| step, 20 groups | Multi | 84.2 | 85.5 | x0.981 | 0.969, 1.013 |"
 
 
 def test_results_are_kept_as_they_are(compare):
