@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from keras_finetune._engine import keras
-from keras_finetune._engine.sampling._interface import Node
+from keras_finetune._engine.graphs.interface import Node
 from keras_finetune._engine.sampling._lane import lane
 
 _NOISE = (

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from keras_finetune._engine.sampling._interface import Node
-from keras_finetune._engine.sampling._lane import lane
+from keras_finetune._engine.graphs.active import lane
+from keras_finetune._engine.graphs.interface import Node
 
 # A tensor of one call of one model: (number of the call, id of the symbolic tensor).
 Key = tuple[int, int]
@@ -22,14 +22,22 @@ Key = tuple[int, int]
 Ends = Callable[[Node], bool]
 
 
+# How a node is called: with its arguments, for its flat outputs.
+Call = Callable[[Node, Any, Any], list[Any]]
+
+
 class Step(NamedTuple):
-    """One call of one layer, or the passage into or out of a nested model."""
+    """One call of one layer, or the passage into or out of a nested model.
+
+    `node` is the call; a passage has none.
+    """
 
     operation: Any
     ends: bool
     reads: list[Key]
     writes: list[Key]
-    run: Callable[[dict[Key, Any]], list[Any]]
+    run: Callable[[dict[Key, Any], Call], list[Any]]
+    node: Node | None = None
 
 
 class Graph:
@@ -95,10 +103,10 @@ class Graph:
             self._append_nested(node, nested, reads, writes)
             return
 
-        def call(values: dict[Key, Any]) -> list[Any]:
-            return list(node.call(*node.arguments(_by_id(reads, values))))
+        def compute(values: dict[Key, Any], call: Call) -> list[Any]:
+            return list(call(node, *node.arguments(_by_id(reads, values))))
 
-        self.steps.append(Step(node.operation, ends, reads, writes, call))
+        self.steps.append(Step(node.operation, ends, reads, writes, compute, node))
 
     def _append_nested(
         self, node: Node, nested: Any, reads: list[Key], writes: list[Key]
@@ -108,11 +116,13 @@ class Graph:
         inner, outputs = self._open(nested)
         entered = [(inner, id(x)) for x in nested.inputs]
 
-        def enter(values: dict[Key, Any]) -> list[Any]:
+        def enter(values: dict[Key, Any], call: Call) -> list[Any]:
+            del call
             arguments, _ = node.arguments(_by_id(reads, values))
             return list(lane.standardize(nested, arguments[0]))
 
-        def leave(values: dict[Key, Any]) -> list[Any]:
+        def leave(values: dict[Key, Any], call: Call) -> list[Any]:
+            del call
             return [values[key] for key in outputs]
 
         self.steps.insert(entry, Step(_ENTRY, False, reads, entered, enter))
@@ -172,13 +182,21 @@ class Cut:
 _ENTRY = object()
 
 
+def at_inference(node: Node, args: Any, kwargs: Any) -> list[Any]:
+    """Call a node in inference mode."""
+    return node.call(args, kwargs)
+
+
 def run(
-    steps: Iterable[Step], keys: Iterable[Key], values: Iterable[Any]
+    steps: Iterable[Step],
+    keys: Iterable[Key],
+    values: Iterable[Any],
+    call: Call = at_inference,
 ) -> dict[Key, Any]:
     """Run steps in order on the values of `keys`, and return the values of all."""
     known = dict(zip(keys, values, strict=True))
     for step in steps:
-        known.update(zip(step.writes, step.run(known), strict=True))
+        known.update(zip(step.writes, step.run(known, call), strict=True))
     return known
 
 
