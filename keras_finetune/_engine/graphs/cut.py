@@ -59,7 +59,7 @@ class Graph:
         self.source = graph
         self._ends = ends
         self._calls = 0
-        self._batched: dict[Key, bool] = {}
+        self._symbolic: dict[Key, Any] = {}
         self.steps: list[Step] = []
         scope, self.outputs = self._open(graph)
         self.inputs: list[Key] = [(scope, id(x)) for x in graph.inputs]
@@ -67,7 +67,12 @@ class Graph:
 
     def is_batched(self, key: Key) -> bool:
         """Return whether the first axis of a tensor is open, that is, the batch."""
-        return self._batched[key]
+        shape = self._symbolic[key].shape
+        return bool(shape) and shape[0] is None
+
+    def symbolic(self, key: Key) -> Any:
+        """Return the symbolic tensor, which tells shape and dtype."""
+        return self._symbolic[key]
 
     def last_operation(self, key: Key) -> Any:
         """Return the layer or function that computes a tensor, at any depth."""
@@ -82,19 +87,19 @@ class Graph:
         scope = self._calls
         self._calls += 1
         for symbolic in graph.inputs:
-            self._batched[scope, id(symbolic)] = symbolic.shape[0] is None
+            self._symbolic[scope, id(symbolic)] = symbolic
         for node in lane.nodes(graph):
             self._append(scope, node)
         return scope, [(scope, id(x)) for x in graph.outputs]
 
     def _append(self, scope: int, node: Node) -> None:
         reads = [(scope, id(x)) for x in node.inputs]
-        if any(key not in self._batched for key in reads):
+        if any(key not in self._symbolic for key in reads):
             # What lies before an intermediate tensor that the model takes as input.
             return
         writes = [(scope, id(x)) for x in node.outputs]
         for key, symbolic in zip(writes, node.outputs, strict=True):
-            self._batched[key] = symbolic.shape[0] is None if symbolic.shape else False
+            self._symbolic[key] = symbolic
         ends = self._ends(node)
         # A call in inference mode is kept in one piece: its mode reaches all inside.
         opens = ends and node.plain and not node.silenced

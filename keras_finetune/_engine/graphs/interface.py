@@ -7,6 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
+from keras_finetune._engine.patches import Patch
+
 
 class Node(ABC):
     """One call of one layer in a functional model.
@@ -43,6 +47,10 @@ class Node(ABC):
             kwargs: Its other arguments.
         """
 
+    @abstractmethod
+    def constants(self) -> Any:
+        """Return the arguments of the call, with a word for each tensor."""
+
 
 class Graphs(ABC):
     """A Keras, as a walk along the graphs of its models sees it."""
@@ -60,6 +68,10 @@ class Graphs(ABC):
     def symbol(self, layer: Any) -> str:
         """Return the name of the framework function that a layer wraps, or `""`."""
         return ""
+
+    @abstractmethod
+    def value(self, variable: Any) -> np.ndarray:
+        """Return the value of a variable."""
 
     @abstractmethod
     def owns_generator(self, layer: Any) -> bool:
@@ -105,3 +117,15 @@ class Graphs(ABC):
     @abstractmethod
     def set_mask(self, x: Any, mask: Any) -> None:
         """Put a mask on a tensor."""
+
+    # Calls of a model
+
+    def as_given(self, model: Any) -> list[Patch]:
+        """Return patches under which `call` gets inputs as `__call__` got them."""
+        del model
+        return []
+
+    def converted(self, model: Any, inputs: Any) -> Any:
+        """Return inputs as `call` gets them without these patches."""
+        del model
+        return inputs

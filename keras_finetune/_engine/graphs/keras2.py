@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_finetune._engine import keras
@@ -48,6 +49,12 @@ class _Node(Node):
         del training  # layers ask the context of the call
         return tf.nest.flatten(self.operation(*args, **kwargs))
 
+    def constants(self) -> Any:
+        given = [self._node.call_args, self._node.call_kwargs]
+        return tf.nest.map_structure(
+            lambda x: "tensor" if keras.backend.is_keras_tensor(x) else x, given
+        )
+
 
 class Keras2(Graphs):
     """Keras 2.15 and `tf_keras`, on TensorFlow."""
@@ -55,6 +62,9 @@ class Keras2(Graphs):
     def flatten_layers(self, layer: Any) -> list[Any]:
         found = {id(part): part for part in layer._flatten_layers()}
         return list(found.values())
+
+    def value(self, variable: Any) -> np.ndarray:
+        return variable.numpy()
 
     def symbol(self, layer: Any) -> str:
         return str(getattr(layer, "symbol", "") or "")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from keras.src import backend as keras_backend
 from keras.src import tree
 from keras.src.models.functional import Functional
 
 from keras_finetune._engine import keras
 from keras_finetune._engine.graphs.interface import Graphs, Node
+from keras_finetune._engine.patches import Patch
 
 
 class _Node(Node):
@@ -43,6 +45,12 @@ class _Node(Node):
             kwargs = {**kwargs, "training": training}
         return tree.flatten(operation(*args, **kwargs))
 
+    def constants(self) -> Any:
+        given = [self._arguments.args, self._arguments.kwargs]
+        return tree.map_structure(
+            lambda x: "tensor" if isinstance(x, keras.KerasTensor) else x, given
+        )
+
 
 class Keras3(Graphs):
     """Keras 3, on any backend."""
@@ -53,6 +61,9 @@ class Keras3(Graphs):
             return []
         found = {id(part): part for part in layer._flatten_layers()}
         return list(found.values())
+
+    def value(self, variable: Any) -> np.ndarray:
+        return np.asarray(keras.ops.convert_to_numpy(variable))
 
     def owns_generator(self, layer: Any) -> bool:
         return bool(getattr(layer, "_seed_generators", None))
@@ -96,3 +107,25 @@ class Keras3(Graphs):
 
     def set_mask(self, x: Any, mask: Any) -> None:
         keras_backend.set_keras_mask(x, mask)
+
+    def as_given(self, model: Any) -> list[Patch]:
+        names = (
+            ("_convert_input_args", False),
+            ("_allow_non_tensor_positional_args", True),
+        )
+        return [Patch(model, name, value) for name, value in names]
+
+    def converted(self, model: Any, inputs: Any) -> Any:
+        # A Sequential model casts its inputs to its own dtype, a functional one does
+        # not. Keras gives the result the mask of what it converts.
+        if not isinstance(model, keras.Sequential):
+            return inputs
+
+        def convert(x: Any) -> Any:
+            mask = keras_backend.get_keras_mask(x)
+            y = model.dtype_policy.convert_input(x, model.autocast, model.input_dtype)
+            if mask is not None:
+                keras_backend.set_keras_mask(y, mask)
+            return y
+
+        return tree.map_structure(convert, inputs)
