@@ -33,6 +33,7 @@ class Features:
         folder: Where they are kept instead, if anywhere.
         began: Called when a stage begins, with what is cached in it.
         full: Called when there is no more room, with the reason.
+        stopped: Called when no more rows are looked up in a stage, with the reason.
 
     Attributes:
         feeding: The steps of the stage, `None` where nothing is cached.
@@ -47,11 +48,12 @@ class Features:
         folder: Path | None,
         began: Callable[[Part | Obstacle], None],
         full: Callable[[str], None],
+        stopped: Callable[[str], None],
     ) -> None:
         self.model = model
         self.feeding: Feeding | None = None
         self._rests, self._memory, self._folder = rests, memory, folder
-        self._began, self._full = began, full
+        self._began, self._full, self._stopped = began, full, stopped
         self._stage: Part | Obstacle | None = None
         self._test_function: Any = None
         self._plain_test_function: Any = None
@@ -82,7 +84,9 @@ class Features:
         if stage is None:
             return None
         if isinstance(stage, Part):
-            self.feeding = Feeding(self.model, stage, *self._tables(stage))
+            self.feeding = Feeding(
+                self.model, stage, *self._tables(stage), self._stopped
+            )
         self._began(stage)
         return self.feeding
 

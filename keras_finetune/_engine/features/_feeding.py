@@ -27,6 +27,7 @@ class Feeding:
         table: Makes a table for rows of some kinds; its first argument is a name for
             what the inputs of these rows look like.
         known: Gives the table that an earlier run has kept under a name, if any.
+        told: Called with the reason when no more rows are looked up.
 
     Attributes:
         rows: The rows that steps were given, by role.
@@ -41,6 +42,7 @@ class Feeding:
         part: Part,
         table: Callable[[str, Sequence[Kind | None]], Table],
         known: Callable[[str], Table | None],
+        told: Callable[[str], None],
     ) -> None:
         self.model = model
         self.part = part
@@ -49,7 +51,7 @@ class Feeding:
         self.computed: Counter[Role] = Counter()
         self.stopped: str | None = None
         self._call = SplitCall(model, part)
-        self._new_table, self._known_table = table, known
+        self._new_table, self._known_table, self._told = table, known, told
         self._tables: dict[str, Table] = {}
         self._prefixes: dict[bool, Callable[..., Any]] = {}
         self._verify = part.foreign
@@ -91,6 +93,7 @@ class Feeding:
     def stop(self, why: str) -> None:
         """Look up no more rows, and let go of all features."""
         self.stopped = why
+        self._told(why)
         self.close()
 
     def close(self) -> None:
@@ -189,7 +192,9 @@ class Feeding:
         again = self._computed(role, state, lane.pack(x, inputs))
         self.computed[role] -= 1
         others = [running.numpy(f) for f in again if f is not None]
-        if not all(_are_close(a[:half], b[:half]) for a, b in zip(given, others, strict=True)):
+        if not all(
+            _are_close(a[:half], b[:half]) for a, b in zip(given, others, strict=True)
+        ):
             return "the features of a row depend on the other rows of its batch"
         self._verify = False
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras_finetune._engine import keras
@@ -59,6 +59,7 @@ class Part:
         suffix: The steps of every epoch.
         frontier: What the suffix reads of what the prefix computes.
         resting: Layers whose noise rests so that the part is as large as it is.
+        noisy: Layers whose noise could rest, if that would make the part larger.
         obstacles: What it ends before, the first ones of the graph.
         layer: The name of the last layer before the frontier.
         foreign: Whether it has layers whose rows may depend on one another.
@@ -71,6 +72,7 @@ class Part:
     suffix: Sequence[Step]
     frontier: Sequence[Key]
     resting: Sequence[Any]
+    noisy: Sequence[Any]
     obstacles: Sequence[Obstacle]
     layer: str
     foreign: bool
@@ -106,16 +108,16 @@ def part(
     source = lane.opened(model)
     trains = {variable_key(variable) for variable in trained}
     at_rest = {id(layer) for layer in resting}
-    more: list[Any] = []
+    quiet = Graph(source, Ends(trains, at_rest, ignore_noise=True))
+    noisy = _noise_before_weights(quiet, at_rest)
     if rests:
-        bold = Ends(trains, at_rest, ignore_noise=True)
-        more = _noise_before_weights(Graph(source, bold), at_rest)
-        at_rest |= {id(layer) for layer in more}
+        at_rest |= {id(layer) for layer in noisy}
     ends = Ends(trains, at_rest)
     graph = Graph(source, ends)
     prefix = _prefix(graph)
     if not any(_has_weights(step) for step in prefix):
-        return next(iter(_obstacles(graph, prefix, ends)), _NO_WEIGHTS)
+        first = next(iter(_obstacles(graph, prefix, ends)), _NO_WEIGHTS)
+        return replace(first, noise=first.noise and bool(noisy))
     places = _places(graph, prefix)
     if not places:
         return Obstacle(model.name, "has no place where each row has its own features")
@@ -134,7 +136,8 @@ def part(
         kept,
         suffix,
         frontier,
-        more,
+        noisy if rests else [],
+        [] if rests else noisy,
         _obstacles(graph, prefix, ends),
         str(getattr(last, "name", type(last).__name__)),
         any(is_foreign(step.operation) for step in kept if step.node is not None)
