@@ -99,7 +99,6 @@ class Caching:
     # --- what is said ----------------------------------------------------------------
 
     def _begin_stage(self, stage: Part | Obstacle) -> None:
-        self._count()
         self._epochs, self._before = 0, (0, 0)
         # Another callback may begin a stage before our turn comes.
         self._epoch = int(fit.variables_of_fit(self._model).get("epoch") or 0)

@@ -54,11 +54,9 @@ def nested():
 
 def flat():
     """A Sequential model whose first layers are frozen."""
-    model = keras.Sequential([*body().layers, layers.Flatten(name="flat")])
-    for layer in model.layers:
-        layer.trainable = False
-    model.add(layers.Dense(3, name="head"))
-    return model
+    below = [*body().layers, layers.Flatten(name="flat")]
+    head = layers.Dense(3, name="head")
+    return keras.Sequential([keras.Input((6, 6, 2)), *map(frozen, below), head])
 
 
 def cut_inside_a_model():
@@ -148,10 +146,12 @@ def trained(model, *data, callbacks=(), **kwargs):
     arguments = {"epochs": 3, "batch_size": BATCH, "verbose": 0, **kwargs}
     keras.utils.set_random_seed(5)
     logs = model.fit(*data, callbacks=[*extra, *callbacks], **arguments).history
+    # By position: Keras numbers the names of layers through a whole process.
+    slots = reference.state_variables(model.optimizer, model.trainable_variables)
     return {
-        **reference.weights(model),
-        **{f"slot {k}": v for k, v in reference.optimizer_state(model).items()},
-        **{f"log {k}": np.array(v) for k, v in logs.items()},
+        **{f"weight {i}": reference.to_numpy(v) for i, v in enumerate(model.weights)},
+        **{f"slot {i}": reference.to_numpy(v) for i, v in enumerate(slots.values())},
+        **{f"log {i}": np.array(v) for i, v in enumerate(logs.values())},
     }
 
 
@@ -179,7 +179,8 @@ def test_equals_the_fit_without_it(name):
     assert stage["rows"] == ROWS + 7
     assert stage["misses"] == ROWS + 7
     assert stage["hits"] == 2 * (ROWS + 7)
-    assert stage["bytes"] == stage["rows"] * stage["row_bytes"]
+    mask = 5 if name == "text" else 0
+    assert stage["bytes"] == stage["rows"] * (stage["row_bytes"] + mask)
 
 
 def test_the_place_with_the_fewest_bytes_is_chosen():
@@ -431,7 +432,6 @@ def test_noise_stays_active_if_asked_and_the_cut_is_before_it(capsys):
 
 def _with(layer, name):
     def make():
-        layer.name if layer is None else None
         return keras.Sequential(
             [
                 keras.Input((6, 6, 2)),
@@ -520,7 +520,7 @@ def test_rows_that_depend_on_one_another_are_noticed():
     assert reference.difference(plain, cached) <= CLOSE
 
 
-# --- when it does not pay, or may not --------------------------------------------------
+# --- when it does not pay, or may not -------------------------------------------------
 
 
 class Augmented(Batches):
@@ -541,10 +541,10 @@ def test_rows_that_never_come_again_are_noticed():
 def test_memory_is_bounded():
     plain = trained(compiled("nested"), images(), labels())
     size = 10 * (6 * 4 + 32)  # a digest has 32 bytes
+    cache = FeatureCache(size, verbose=0)
     with pytest.warns(UserWarning, match="keeps no more rows") as said:
-        cache = FeatureCache(size, verbose=0)
         cached = trained(compiled("nested"), images(), labels(), callbacks=[cache])
-    assert len(said) == 1
+    assert sum("keeps no more" in str(one.message) for one in said) == 1
     # Rows are computed in other batches than without the cache.
     assert reference.difference(plain, cached) <= 1e-6
     assert cache.history[0]["rows"] == 10
@@ -661,7 +661,7 @@ def test_plan(capsys):
     )
 
 
-# --- steps of one's own ----------------------------------------------------------------
+# --- steps of one's own ---------------------------------------------------------------
 
 
 def _own(change):
@@ -693,7 +693,7 @@ def test_a_step_that_changes_its_inputs_gets_the_whole_model():
     assert found <= CLOSE
 
 
-# --- ends ------------------------------------------------------------------------------
+# --- ends -----------------------------------------------------------------------------
 
 
 class Stop(Exception):
