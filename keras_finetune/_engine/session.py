@@ -143,6 +143,9 @@ class Session:
     def demand(self, owner: Any, **changes: Any) -> None:
         """Take part in the session, until `leave`; `changes` are fields of `Demand`."""
         self._members.add(owner)
+        if "features" in changes and self._phase is Phase.APPLIED:
+            # A file that `fit` resumes from may have been met before our turn came.
+            self._phase = Phase.CHANGING
         self._demands[owner] = replace(self._demands.get(owner, Demand()), **changes)
 
     def make_room(self, variables: Sequence[Any]) -> None:

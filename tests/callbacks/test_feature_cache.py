@@ -37,8 +37,7 @@ def body():
             keras.Input((6, 6, 2)),
             layers.Conv2D(4, 3, padding="same"),
             layers.BatchNormalization(),
-            layers.Activation("relu"),
-            layers.Conv2D(6, 3, strides=2),
+            layers.Conv2D(6, 3, strides=2, activation="relu"),
         ],
         name="body",
     )
@@ -126,7 +125,7 @@ def compiled(make, optimizer=None, **kwargs):
         kwargs = {"jit_compile": False, **kwargs}
     if len(model.outputs) > 1:
         loss = [loss, loss]
-    optimizer = optimizer or keras.optimizers.Adam(0.01)
+    optimizer = optimizer or keras.optimizers.SGD(0.05, momentum=0.9)
     model.compile(optimizer, kwargs.pop("loss", loss), **kwargs)
     return model
 
@@ -143,7 +142,7 @@ def trained(model, *data, callbacks=(), **kwargs):
         extra = []
     else:
         extra = [everything()]
-    arguments = {"epochs": 3, "batch_size": BATCH, "verbose": 0, **kwargs}
+    arguments = {"epochs": 2, "batch_size": BATCH, "verbose": 0, **kwargs}
     keras.utils.set_random_seed(5)
     logs = model.fit(*data, callbacks=[*extra, *callbacks], **arguments).history
     # By position: Keras numbers the names of layers through a whole process.
@@ -178,7 +177,7 @@ def test_equals_the_fit_without_it(name):
     (stage,) = cache.history
     assert stage["rows"] == ROWS + 7
     assert stage["misses"] == ROWS + 7
-    assert stage["hits"] == 2 * (ROWS + 7)
+    assert stage["hits"] == ROWS + 7
     mask = 5 if name == "text" else 0
     assert stage["bytes"] == stage["rows"] * (stage["row_bytes"] + mask)
 
@@ -192,8 +191,7 @@ def test_the_place_with_the_fewest_bytes_is_chosen():
     assert cache.history[0]["row_bytes"] == 2 * 6 * 6 * 2 * 4
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "RMSprop"])
-def test_stages(optimizer):
+def test_stages():
     def unfreezes():
         return [GradualUnfreeze(groups=["stem", "middle", "head"], every=2)]
 
@@ -214,7 +212,7 @@ def test_stages(optimizer):
         labels(),
         callbacks=unfreezes,
         epochs=6,
-        compile_args=lambda: {"optimizer": getattr(keras.optimizers, optimizer)(0.01)},
+        compile_args=lambda: {"optimizer": keras.optimizers.Adam(0.01)},
         validation_data=(images(5, 3), labels(5, 4)),
     )
     assert found <= CLOSE
@@ -297,18 +295,18 @@ def test_ways_to_compile(kind):
     policy = "mixed_bfloat16" if kind == "half precision" else "float32"
     keras.mixed_precision.set_global_policy(policy)
     try:
-        for name in ("nested", "flat"):
-            found, cache = both(
-                name,
-                *data_for(name),
-                compile_args=lambda: dict(arguments),
-                validation_data=data_for(name, 5, 7),
-            )
-            compiles = kind == "xla" or backend() == "jax"
-            assert found <= (0.002 if kind == "half precision" else 1e-6) * compiles
-            assert cache.history[0]["misses"] == ROWS + 5
-            if kind == "half precision":
-                assert cache.history[0]["row_bytes"] in (6 * 2, 24 * 2)
+        found, cache = both(
+            "flat" if kind == "half precision" else "nested",
+            images(),
+            labels(),
+            compile_args=lambda: dict(arguments),
+            validation_data=(images(5, 7), labels(5, 8)),
+        )
+        compiles = kind == "xla" or backend() == "jax"
+        assert found <= (0.002 if kind == "half precision" else 1e-6) * compiles
+        assert cache.history[0]["misses"] == ROWS + 5
+        if kind == "half precision":
+            assert cache.history[0]["row_bytes"] == 24 * 2
     finally:
         keras.mixed_precision.set_global_policy("float32")
 
@@ -378,13 +376,14 @@ def test_any_source_of_data(name):
             )
         )
     assert reference.difference(*ends) <= CLOSE
-    assert cache.history[0]["hits"] == 2 * ROWS
+    assert cache.history[0]["hits"] == ROWS
 
 
 def test_rows_that_come_again_in_one_epoch_are_kept_once():
     x = np.concatenate([images(8), images(8), images(6)])
     cache = FeatureCache(verbose=0)
-    trained(compiled("nested"), x, labels(), callbacks=[cache], epochs=2)
+    data = x, labels()
+    trained(compiled("nested"), *data, callbacks=[cache], epochs=2, shuffle=False)
     assert cache.history[0]["rows"] == 8
     assert cache.history[0]["hits"] == 8 + 6 + 22
 
@@ -539,16 +538,18 @@ def test_rows_that_never_come_again_are_noticed():
 
 
 def test_memory_is_bounded():
-    plain = trained(compiled("nested"), images(), labels())
+    plain = trained(compiled("nested"), images(), labels(), shuffle=False)
     size = 10 * (6 * 4 + 32)  # a digest has 32 bytes
     cache = FeatureCache(size, verbose=0)
     with pytest.warns(UserWarning, match="keeps no more rows") as said:
-        cached = trained(compiled("nested"), images(), labels(), callbacks=[cache])
+        cached = trained(
+            compiled("nested"), images(), labels(), callbacks=[cache], shuffle=False
+        )
     assert sum("keeps no more" in str(one.message) for one in said) == 1
     # Rows are computed in other batches than without the cache.
     assert reference.difference(plain, cached) <= 1e-6
     assert cache.history[0]["rows"] == 10
-    assert cache.history[0]["hits"] == 2 * 10
+    assert cache.history[0]["hits"] == 10
 
 
 def test_a_folder_is_used_by_the_next_run(tmp_path):
@@ -683,7 +684,7 @@ def _own(change):
 def test_a_step_that_leaves_its_inputs_alone_is_fed():
     found, cache = both(_own(lambda x: x), images(), labels())
     assert found <= CLOSE
-    assert cache.history[0]["hits"] == 2 * ROWS
+    assert cache.history[0]["hits"] == ROWS
 
 
 def test_a_step_that_changes_its_inputs_gets_the_whole_model():
