@@ -270,15 +270,19 @@ def test_the_frozen_layers_run_once_and_each_step_is_traced_once():
         x = layers.Flatten()(frozen(Counted(2, 3))(inputs))
         return keras.Model(inputs, layers.Dense(3, name="head")(x))
 
+    class Looks(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            counts.append(Counted.calls)
+
     traces = []
     for callbacks in ([], [FeatureCache(verbose=0)]):
-        Counted.calls, calls = 0, []
+        calls, counts = [], []
         model = compiled(make, loss=_counting(calls))
-        Counted.calls = 0
-        trained(model, images(), labels(), callbacks=callbacks, epochs=4)
+        callbacks = [*callbacks, Looks()]
+        trained(model, images(), labels(), callbacks=callbacks, epochs=3)
         traces.append(len(calls))
-    # A layer of one's own is looked at twice: whether its rows depend on each other.
-    assert Counted.calls == BATCHES + 1
+    assert counts[0] > 0
+    assert counts[1:] == [counts[0], counts[0]]
     assert traces[0] == traces[1]
 
 
@@ -688,7 +692,7 @@ def test_a_step_that_leaves_its_inputs_alone_is_fed():
 
 
 def test_a_step_that_changes_its_inputs_gets_the_whole_model():
-    make = _own(lambda x: x[::-1] * 0.5)
+    make = _own(lambda x: x * 0.5)
     with pytest.warns(UserWarning, match="something else than the inputs"):
         found, _ = both(make, images(), labels())
     assert found <= CLOSE

@@ -33,6 +33,9 @@ _NOT_CALLED = (
 # Layers of these packages do to each row the same, but for the exceptions below.
 _KNOWN = ("keras", "tf_keras", "keras_hub", "keras_nlp", "keras_cv", "keras_finetune")
 
+# What Keras's own classes are made of.
+_BASES = ("tensorflow", "torch")
+
 
 @dataclass(frozen=True)
 class Obstacle:
@@ -235,7 +238,7 @@ def _keeps(layer: Any) -> str | None:
     if isinstance(layer, keras.layers.RNN) and layer.stateful:
         return "keeps its state from batch to batch"
     if is_foreign(layer) and not _KEEPS.isdisjoint(
-        names_loaded(type(layer), _KNOWN, _NOT_CALLED)
+        names_loaded(type(layer), (*_KNOWN, *_BASES), _NOT_CALLED)
     ):
         return "may add a loss or keep a state"
     return None
