@@ -12,8 +12,10 @@ from keras_finetune import DiscriminativeLR, FeatureCache, GradualUnfreeze, Trai
 from keras_finetune._engine import KERAS_3, backend, keras
 
 layers = keras.layers
-# XLA compiles the head apart from the frozen layers, and fuses it otherwise.
-CLOSE = 3e-7 if backend() == "jax" else 0.0
+# On JAX, XLA compiles the head apart from the frozen layers, and fuses it otherwise. On
+# Keras 2.15 the convolutions of TensorFlow 2.15 give a row other last bits in another
+# batch, and batches are shuffled.
+CLOSE = 3e-7 if backend() == "jax" or not KERAS_3 else 0.0
 ROWS, BATCH = 22, 8
 BATCHES = -(-ROWS // BATCH)
 
@@ -300,14 +302,14 @@ def test_ways_to_compile(kind):
     keras.mixed_precision.set_global_policy(policy)
     try:
         found, cache = both(
-            "flat" if kind == "half precision" else "nested",
+            "flat",
             images(),
             labels(),
             compile_args=lambda: dict(arguments),
             validation_data=(images(5, 7), labels(5, 8)),
         )
-        compiles = kind == "xla" or backend() == "jax"
-        assert found <= (0.002 if kind == "half precision" else 1e-6) * compiles
+        close = {"xla": 1e-6, "half precision": 0.002 if CLOSE else 0.0}
+        assert found <= max(CLOSE, close.get(kind, 0.0))
         assert cache.history[0]["misses"] == ROWS + 5
         if kind == "half precision":
             assert cache.history[0]["row_bytes"] == 24 * 2
@@ -679,7 +681,7 @@ def _own(change):
             return super().train_step(*state, (change(x), y, weight))
 
     def make():
-        model = nested()
+        model = flat()
         return Own(model.inputs, model.outputs)
 
     return make

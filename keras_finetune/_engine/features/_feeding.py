@@ -117,15 +117,13 @@ class Feeding:
 
     def _fed(self, role: Role, state: Sequence[Any], batch: Any) -> Fed:
         x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        arrays = None
         if self.stopped is None:
-            arrays = [running.numpy(part) for part in lane.flatten(x)]
-            if any(array is None or array.ndim == 0 for array in arrays):
-                self.stop("inputs that are ragged or sparse cannot be told apart")
-                arrays = None
-        if arrays is None:
-            return self._computed(role, state, x), batch
-        return self._looked_up(role, state, x, arrays), batch
+            found = [running.numpy(part) for part in lane.flatten(x)]
+            arrays = [a for a in found if a is not None and a.ndim > 0]
+            if len(arrays) == len(found):
+                return self._looked_up(role, state, x, arrays), batch
+            self.stop("inputs that are ragged or sparse cannot be told apart")
+        return self._computed(role, state, x), batch
 
     def _looked_up(
         self, role: Role, state: Sequence[Any], x: Any, arrays: Sequence[np.ndarray]
@@ -191,7 +189,8 @@ class Feeding:
         ]
         again = self._computed(role, state, lane.pack(x, inputs))
         self.computed[role] -= 1
-        others = [running.numpy(f) for f in again if f is not None]
+        values = [None if f is None else running.numpy(f) for f in again]
+        others = [f for f in values if f is not None]
         if not all(
             _are_close(a[:half], b[:half]) for a, b in zip(given, others, strict=True)
         ):

@@ -9,7 +9,7 @@ its own features, and where these take the fewest bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -191,19 +191,16 @@ class Ends:
         return obstacle is not None
 
     def _obstacle(self, node: Node) -> Obstacle | None:
-        layers = lane.flatten_layers(node.operation)
-        asked: list[Callable[[Any], str | None]] = [self._trains_here, _keeps, _mixes]
-        for layer in layers:
-            for reason in map(lambda ask, layer=layer: ask(layer), asked):
-                if reason is not None:
-                    return Obstacle(layer.name, reason)
-            if not node.silenced:
-                if self._uses_the_batch(layer):
-                    return Obstacle(layer.name, "uses the statistics of the batch")
-                if self._is_noisy(layer):
-                    return Obstacle(
-                        layer.name, "is random while it trains", may_rest(layer)
-                    )
+        for layer in lane.flatten_layers(node.operation):
+            reason = self._trains_here(layer) or _keeps(layer) or _mixes(layer)
+            if reason is None and not node.silenced and self._uses_the_batch(layer):
+                reason = "uses the statistics of the batch"
+            if reason is not None:
+                return Obstacle(layer.name, reason)
+            if not node.silenced and self._is_noisy(layer):
+                return Obstacle(
+                    layer.name, "is random while it trains", may_rest(layer)
+                )
         if not all(_is_batched(x) for x in node.outputs):
             name = getattr(node.operation, "name", type(node.operation).__name__)
             return Obstacle(name, "returns no batch")
@@ -237,9 +234,8 @@ def _keeps(layer: Any) -> str | None:
         return "has a metric of its own"
     if isinstance(layer, keras.layers.RNN) and layer.stateful:
         return "keeps its state from batch to batch"
-    if is_foreign(layer) and not _KEEPS.isdisjoint(
-        names_loaded(type(layer), (*_KNOWN, *_BASES), _NOT_CALLED)
-    ):
+    names = names_loaded(layer.__class__, (*_KNOWN, *_BASES), _NOT_CALLED)
+    if is_foreign(layer) and not _KEEPS.isdisjoint(names):
         return "may add a loss or keep a state"
     return None
 

@@ -101,7 +101,7 @@ class Table:
         sizes = [0 if kind is None else _row_bytes(kind) for kind in kinds]
         fields += [(f"{i}", np.uint8, (size,)) for i, size in enumerate(sizes)]
         self.kinds = list(kinds)
-        self._dtype = np.dtype(fields)  # type: ignore[arg-type]
+        self._dtype = np.dtype(fields)
         self._sizes = sizes
         self._limit = limit
         self._folder = folder
