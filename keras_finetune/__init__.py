@@ -5,6 +5,7 @@ from keras_finetune._groups.layer_groups import LayerGroup, LayerGroups, layer_g
 from keras_finetune._summary import summary
 from keras_finetune.callbacks import (
     DiscriminativeLR,
+    FeatureCache,
     GradualUnfreeze,
     TrainOnly,
     WeightNormLogger,
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DiscriminativeLR",
+    "FeatureCache",
     "GradualUnfreeze",
     "LayerGroup",
     "LayerGroups",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Hashable, Iterable
 from numbers import Integral, Real
 from typing import Any
@@ -61,6 +63,36 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return a sentence with the names that are nearest to one, empty if none is."""
     near = difflib.get_close_matches(name, list(names), n=3)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def size(name: str, value: Any) -> int:
+    """Return a number of bytes, given as such or in words (`"4GB"`), or raise."""
+    expected = "a positive number of bytes, or words such as '4GB' or '500 MB'"
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b\s*", value.lower())
+        if match is None:
+            raise ValueError(_message(name, expected, value))
+        found = int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
+    elif isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(_message(name, expected, value))
+    else:
+        found = int(value)
+    if found <= 0:
+        raise ValueError(_message(name, expected, value))
+    return found
+
+
+def path(name: str, value: Any) -> str:
+    """Return a path as a string, or raise naming the argument."""
+    try:
+        found = os.fspath(value)
+    except TypeError:
+        found = None
+    if not isinstance(found, str):
+        raise TypeError(_message(name, "a path", value))
+    if not found:
+        raise ValueError(_message(name, "a path", value))
+    return found
 
 
 def _message(name: str, expected: str, value: Any) -> str:

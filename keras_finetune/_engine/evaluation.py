@@ -48,18 +48,32 @@ class Evaluation:
         return [id(v) for v in variables], flags
 
 
-@functools.cache
 def looks_at_flags(kind: Hashable) -> bool:
     """Return whether the code of a layer's class, less Keras's own, reads flags."""
+    return not _FLAGS.isdisjoint(names_loaded(kind, ("keras", "tf_keras"), _MAKING))
+
+
+@functools.cache
+def names_loaded(
+    kind: Hashable, known: tuple[str, ...], without: tuple[str, ...]
+) -> frozenset[str]:
+    """Return the names that the code of a class reads.
+
+    Args:
+        kind: The class.
+        known: Packages whose classes are left out.
+        without: Methods that are left out.
+    """
     bases: tuple[type[Any], ...] = getattr(kind, "__mro__", ())
-    return any(
-        instruction.argval in _FLAGS and instruction.opname.startswith("LOAD_")
+    return frozenset(
+        str(instruction.argval)
         for base in bases
-        if base.__module__.partition(".")[0] not in ("builtins", "keras", "tf_keras")
+        if base.__module__.partition(".")[0] not in ("builtins", *known)
         for name, function in vars(base).items()
-        if name not in _MAKING
+        if name not in without
         for code in _codes(function)
         for instruction in dis.get_instructions(code)
+        if instruction.opname.startswith("LOAD_")
     )
 
 

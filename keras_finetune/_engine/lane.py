@@ -244,6 +244,10 @@ class Lane(ABC):
     def new_train_function(self, model: Any) -> Callable[..., Any]:
         """Make a train function that shares no trace with any made before."""
 
+    @abstractmethod
+    def new_test_function(self, model: Any) -> Callable[..., Any]:
+        """Make a test function that shares no trace with any made before."""
+
     def read_by_evaluation(self, model: Any) -> list[Any]:
         """Return the trained variables that a compiled step of `evaluate` depends on.
 

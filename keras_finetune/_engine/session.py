@@ -24,6 +24,7 @@ from typing import Any
 from keras_finetune._engine import fit
 from keras_finetune._engine.active import lane
 from keras_finetune._engine.evaluation import Evaluation
+from keras_finetune._engine.features import Features
 from keras_finetune._engine.lane import Flags, SetAside, Trained, Unsaid
 from keras_finetune._engine.patches import Patch, patched
 from keras_finetune._engine.structure import all_layers, variable_key, weights
@@ -87,6 +88,7 @@ class Demand:
         at_inference: Layers that behave as at inference while the model trains.
         later: The variables that train in any stage, for a callback that has stages
             and applies its demands itself.
+        features: What feeds the steps with the features of frozen layers.
     """
 
     multipliers: Mapping[Hashable, float] | None = None
@@ -94,6 +96,7 @@ class Demand:
     flags: Flags | None = None
     at_inference: Sequence[Any] = ()
     later: Sequence[Any] = ()
+    features: Features | None = None
 
 
 class Session:
@@ -140,6 +143,9 @@ class Session:
     def demand(self, owner: Any, **changes: Any) -> None:
         """Take part in the session, until `leave`; `changes` are fields of `Demand`."""
         self._members.add(owner)
+        if "features" in changes and self._phase is Phase.APPLIED:
+            # A file that `fit` resumes from may have been met before our turn came.
+            self._phase = Phase.CHANGING
         self._demands[owner] = replace(self._demands.get(owner, Demand()), **changes)
 
     def make_room(self, variables: Sequence[Any]) -> None:
@@ -200,8 +206,9 @@ class Session:
         self._rebuild()
         self._begins = False
         lane.renew_compiled_state(self.model)
-        self._renew_step()
+        self._end_features()
         self._evaluation.renew_if_stale()
+        self._renew_step()
         self._phase = Phase.APPLIED
         if self._steps_before is None:
             self._steps_before = lane.iterations(self.optimizer)
@@ -259,10 +266,20 @@ class Session:
     def _renew_step(self) -> None:
         """Give the model a step that has not been traced yet."""
         model = self.model
-        compiled = lane.new_train_function(model)
-        lane.hold_state(model)
-        patches = [*self._rate_patches(), *self._inference_patches()]
+        resting = self._asked_to_rest()
+        features = self._features()
+        if features is not None:
+            with patched(self._unsaid.patches):
+                resting += features.resting(self.trained(), resting)
+        patches = [*self._rate_patches(), *_inference_patches(resting)]
         patches += [*self._freezing, *self._unsaid.patches]
+        feeding = None if features is None else features.begin()
+        if feeding is None:
+            compiled = lane.new_train_function(model)
+        else:
+            compiled = feeding.train_function()
+            patches += feeding.patches
+        lane.hold_state(model)
         self._plain_step = None if patches else compiled
 
         def step(*args: Any, **kwargs: Any) -> Any:
@@ -270,6 +287,17 @@ class Session:
                 return compiled(*args, **kwargs)
 
         model.train_function = self._fit.guarded(step)
+        if features is not None:
+            features.begin_evaluation()
+
+    def _features(self) -> Features | None:
+        asked = (demand.features for demand in self._demands.values())
+        return next((features for features in asked if features is not None), None)
+
+    def _end_features(self) -> None:
+        features = self._features()
+        if features is not None:
+            features.end()
 
     def _rate_patches(self) -> list[Patch]:
         scaled = {id(v): (v, self.multiplier(v)) for v in self._trained_by_flags()}
@@ -285,14 +313,9 @@ class Session:
             patches += lane.rate_patches(inner, multipliers)
         return patches
 
-    def _inference_patches(self) -> list[Patch]:
+    def _asked_to_rest(self) -> list[Any]:
         asked = (demand.at_inference for demand in self._demands.values())
-        layers = {id(layer): layer for some in asked for layer in some}
-        return [
-            Patch(layer, "call", _without_training(layer.call))
-            for layer in layers.values()
-            if "training" in inspect.signature(layer.call).parameters
-        ]
+        return list({id(layer): layer for some in asked for layer in some}.values())
 
     # --- its end ---------------------------------------------------------------------
 
@@ -317,6 +340,7 @@ class Session:
         was_frozen, was_unsaid = bool(self.frozen), self._unsaid
         interrupted, self._phase = self._phase is Phase.CHANGING, Phase.CHANGING
         self._begins = False
+        self._end_features()
         lane.pull_state(model)
         self._set_flags(ends=True)
         self._demands = {
@@ -341,6 +365,14 @@ class Session:
         else:
             model.train_function = self._plain_step
         self._evaluation.renew_if_stale()
+
+
+def _inference_patches(layers: Sequence[Any]) -> list[Patch]:
+    return [
+        Patch(layer, "call", _without_training(layer.call))
+        for layer in layers
+        if "training" in inspect.signature(layer.call).parameters
+    ]
 
 
 def _without_training(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from keras_finetune._engine import KERAS_3, backend, keras, sampling
-from keras_finetune._engine.sampling import _graph, _sampler
+from keras_finetune._engine.graphs import cut as graphs
+from keras_finetune._engine.sampling import _sampler
 from keras_finetune._engine.sampling._lane import lane
 
 layers = keras.layers
@@ -227,13 +228,13 @@ def test_where_the_prefix_ends_is_asked_for():
     model, _ = nested()
     last = model.layers[-1]
     middle = model.get_layer("middle")
-    graph = _graph.Graph(lane.opened(model), lambda node: node.operation is last)
-    cut = _graph.Cut(graph)
+    graph = graphs.Graph(lane.opened(model), lambda node: node.operation is last)
+    cut = graphs.Cut(graph)
     # A nested model that the cut does not go through is one step.
     assert [step.operation for step in cut.prefix] == [middle]
     assert [step.operation for step in cut.suffix] == [last]
     assert cut.varying == [True]
-    whole = _graph.Cut(_graph.Graph(lane.opened(model), lambda node: False))
+    whole = graphs.Cut(graphs.Graph(lane.opened(model), lambda node: False))
     assert whole.suffix == []
     assert whole.varying == [False]
 

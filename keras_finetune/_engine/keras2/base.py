@@ -205,6 +205,10 @@ class Keras2(Lane):
         model.train_function = function
         return gradients.traced_on_purpose(function)
 
+    def new_test_function(self, model: Any) -> Callable[..., Any]:
+        function: Callable[..., Any] = type(model).make_test_function(model, force=True)
+        return function
+
     def renew_compiled_state(self, model: Any) -> None:
         # Without it the next `fit` goes back to the flags at `compile`. Not by
         # assignment: the tracker of attributes would sort the layers in it.

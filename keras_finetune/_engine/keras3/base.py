@@ -183,6 +183,11 @@ class Keras3(Lane):
         function: Callable[..., Any] = model.train_function
         return function
 
+    def new_test_function(self, model: Any) -> Callable[..., Any]:
+        self._make_again(model, "test")
+        function: Callable[..., Any] = model.test_function
+        return function
+
     def _make_again(self, model: Any, kind: str) -> None:
         original = getattr(model, f"{kind}_step")
 

@@ -7,14 +7,11 @@ run every `BatchNormalization` in training mode and move its statistics.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from keras_finetune._engine.graphs.silence import is_silent
 from keras_finetune._engine.patches import Patch
-
-_silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 
 def forced(layers: Iterable[Any], named: Iterable[Any] = ()) -> list[Patch]:
@@ -29,23 +26,13 @@ def forced(layers: Iterable[Any], named: Iterable[Any] = ()) -> list[Patch]:
     ]
 
 
-@contextmanager
-def silence(active: bool) -> Iterator[None]:
-    """Run the calls of a block as they were written, not as in training."""
-    token = _silent.set(active or _silent.get())
-    try:
-        yield
-    finally:
-        _silent.reset(token)
-
-
 def _as_in_training(call: Callable[..., Any], always: bool) -> Callable[..., Any]:
     signature = inspect.signature(call)
     names = list(signature.parameters)
     position = names.index("training") if "training" in names else None
 
     def call_in_training(*args: Any, **kwargs: Any) -> Any:
-        if position is None or (_silent.get() and not always):
+        if position is None or (is_silent() and not always):
             return call(*args, **kwargs)
         if len(args) > position:
             args = (*args[:position], True, *args[position + 1 :])

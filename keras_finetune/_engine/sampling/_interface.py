@@ -7,14 +7,15 @@ backend is deleting its implementation.
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+
+from keras_finetune._engine.graphs.interface import Graphs
 
 
 class Fold:
@@ -126,33 +127,7 @@ class Arrays(ABC):
 # --------------------------------------------------------------------------- Kerases
 
 
-class Node(ABC):
-    """One call of one layer in a functional model.
-
-    Attributes:
-        operation: The layer, or the function of the framework.
-        inputs: The symbolic tensors that it reads.
-        outputs: The symbolic tensors that it computes, flat.
-        plain: Whether a nested model is called with its inputs and nothing else.
-        silenced: Whether the call was made with a `training=False` that `fit` obeys.
-    """
-
-    operation: Any
-    inputs: Sequence[Any]
-    outputs: Sequence[Any]
-    plain: bool
-    silenced: bool = False
-
-    @abstractmethod
-    def arguments(self, tensors: dict[int, Any]) -> tuple[Any, Any]:
-        """Return the arguments of the call, with tensors for symbolic ones by `id`."""
-
-    @abstractmethod
-    def call(self, args: Any, kwargs: Any) -> list[Any]:
-        """Call the layer in inference mode, and return its flat outputs."""
-
-
-class Lane(ABC):
+class Lane(Graphs):
     """A Keras, as sampling sees it."""
 
     # Whether `predict` goes through `__call__`, of which a class may have its own.
@@ -160,24 +135,6 @@ class Lane(ABC):
 
     def __init__(self, arrays: Arrays) -> None:
         self.arrays = arrays
-
-    # Layers of a model
-
-    @abstractmethod
-    def flatten_layers(self, layer: Any) -> list[Any]:
-        """Return a layer and all layers inside it, each once."""
-
-    def call_parameters(self, layer: Any) -> list[str]:
-        """Return the names of the parameters of a layer's `call`."""
-        return list(inspect.signature(layer.call).parameters)
-
-    def symbol(self, layer: Any) -> str:
-        """Return the name of the framework function that a layer wraps, or `""`."""
-        return ""
-
-    @abstractmethod
-    def owns_generator(self, layer: Any) -> bool:
-        """Return whether a layer draws with a generator of its own."""
 
     @abstractmethod
     def seeds(self, layers: Iterable[Any]) -> list[Any]:
@@ -190,47 +147,6 @@ class Lane(ABC):
     def variables(self, model: Any) -> list[Any]:
         """Return the variables that a compiled call must be given explicitly."""
         return []
-
-    # Functional graphs
-
-    @abstractmethod
-    def opened(self, model: Any, *, own_call: bool = False) -> Any | None:
-        """Return the graph that a call of `model` walks, or `None`.
-
-        `None` where `call`, or without `own_call` also `__call__`, is the user's.
-        """
-
-    @abstractmethod
-    def nodes(self, graph: Any) -> Iterator[Node]:
-        """Yield the calls of a graph, in the order in which Keras runs them."""
-
-    @abstractmethod
-    def standardize(self, graph: Any, inputs: Any) -> list[Any]:
-        """Return inputs in the order, rank and dtype of the graph's own."""
-
-    @abstractmethod
-    def input_names(self, graph: Any) -> list[str]:
-        """Return the names of a graph's inputs."""
-
-    @abstractmethod
-    def output_structure(self, graph: Any) -> Any:
-        """Return what a call of the graph returns, with symbolic tensors."""
-
-    @abstractmethod
-    def flatten(self, structure: Any) -> list[Any]:
-        """Return the leaves of a structure, in the order of Keras."""
-
-    @abstractmethod
-    def pack(self, structure: Any, flat: Sequence[Any]) -> Any:
-        """Return leaves in a structure."""
-
-    @abstractmethod
-    def get_mask(self, x: Any) -> Any:
-        """Return the mask that Keras carries on a tensor, or `None`."""
-
-    @abstractmethod
-    def set_mask(self, x: Any, mask: Any) -> None:
-        """Put a mask on a tensor."""
 
     # Copies
 

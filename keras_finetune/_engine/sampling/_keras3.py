@@ -11,43 +11,17 @@ from typing import Any
 
 from keras.src import backend as keras_backend
 from keras.src import tree
-from keras.src.models.functional import Functional
 from keras.src.random.seed_generator import SeedGenerator, global_seed_generator
 from keras.src.saving import saving_lib
 from keras.src.saving.serialization_lib import SafeModeScope
 from keras.src.trainers.data_adapters import get_data_adapter, is_tf_dataset
 
 from keras_finetune._engine import backend, keras
+from keras_finetune._engine.graphs import keras3 as graphs
 from keras_finetune._engine.patches import Patch, patched
 from keras_finetune._engine.sampling._draws import fold_draw, fold_dropout
 from keras_finetune._engine.sampling._forcing import forced
-from keras_finetune._engine.sampling._interface import Arrays, Fold, Lane, Node
-
-
-class _Node(Node):
-    # Never `silenced`: a functional model hands its own `training` to every node, so
-    # an argument that was given when the node was made has no effect.
-
-    def __init__(self, node: Any) -> None:
-        self._arguments = node.arguments
-        self.operation = node.operation
-        self.inputs = node.input_tensors
-        self.outputs = node.outputs
-        # A nested model that is called with more than its inputs stays closed.
-        named = {k for k, v in node.arguments.kwargs.items() if v is not None}
-        self.plain = len(node.arguments.args) == 1 and named <= {"training"}
-
-    def arguments(self, tensors: dict[int, Any]) -> tuple[Any, Any]:
-        return self._arguments.fill_in(tensors)
-
-    def call(self, args: Any, kwargs: Any) -> list[Any]:
-        operation = self.operation
-        # Newer releases of Keras 3 keep a set of such arguments, older ones this flag.
-        has_training = getattr(operation, "_call_has_training_arg", False)
-        if has_training or "training" in getattr(operation, "_call_context_args", ()):
-            kwargs = {**kwargs, "training": False}
-        return tree.flatten(operation(*args, **kwargs))
-
+from keras_finetune._engine.sampling._interface import Arrays, Fold, Lane
 
 # What layers draw with, in the module that all of Keras takes it from.
 _random = keras_backend.random
@@ -128,21 +102,11 @@ class _FoldedDraws:
         return folded_draw
 
 
-class Keras3(Lane):
+class Keras3(graphs.Keras3, Lane):
     """Keras 3, on any backend."""
 
     # On JAX `stateless_call` goes straight to `call`.
     predicts_by_call = backend() != "jax"
-
-    def flatten_layers(self, layer: Any) -> list[Any]:
-        # A node of a graph may call a plain function.
-        if not isinstance(layer, keras.layers.Layer):
-            return []
-        found = {id(part): part for part in layer._flatten_layers()}
-        return list(found.values())
-
-    def owns_generator(self, layer: Any) -> bool:
-        return bool(getattr(layer, "_seed_generators", None))
 
     def seeds(self, layers: Iterable[Any]) -> list[Any]:
         found = [g for layer in layers for g in getattr(layer, "_seed_generators", [])]
@@ -155,46 +119,6 @@ class Keras3(Lane):
     def variables(self, model: Any) -> list[Any]:
         # Only JAX cannot see variables by itself.
         return list(model.variables) if backend() == "jax" else []
-
-    def opened(self, model: Any, *, own_call: bool = False) -> Any | None:
-        if not isinstance(model, keras.Model):
-            return None
-        kind = type(model)
-        if not own_call and kind.__call__ is not keras.Model.__call__:
-            return None
-        if isinstance(model, keras.Sequential):
-            return model._functional if kind.call is keras.Sequential.call else None
-        return model if kind.call is Functional.call else None
-
-    def nodes(self, graph: Any) -> Iterator[Node]:
-        for depth in sorted(graph._nodes_by_depth, reverse=True):
-            for node in graph._nodes_by_depth[depth]:
-                if node.operation is not None and not node.is_input:
-                    yield _Node(node)
-
-    def standardize(self, graph: Any, inputs: Any) -> list[Any]:
-        return graph._standardize_inputs(inputs)
-
-    def input_names(self, graph: Any) -> list[str]:
-        return [x.name for x in graph.inputs]
-
-    def output_structure(self, graph: Any) -> Any:
-        outputs = graph._outputs_struct
-        if isinstance(outputs, (list, tuple)) and len(outputs) == 1:
-            return outputs[0]
-        return outputs
-
-    def flatten(self, structure: Any) -> list[Any]:
-        return tree.flatten(structure)
-
-    def pack(self, structure: Any, flat: Sequence[Any]) -> Any:
-        return tree.pack_sequence_as(structure, list(flat))
-
-    def get_mask(self, x: Any) -> Any:
-        return keras_backend.get_keras_mask(x)
-
-    def set_mask(self, x: Any, mask: Any) -> None:
-        keras_backend.set_keras_mask(x, mask)
 
     def clone(self, model: Any, function: Callable[[Any], Any]) -> Any:
         tensors = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_finetune._engine.sampling._graph import Graph
+from keras_finetune._engine.graphs.cut import Graph
 from keras_finetune._engine.sampling._lane import lane
 
 # The functions that make probabilities of scores.

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_finetune._engine.sampling import _graph
-from keras_finetune._engine.sampling._graph import Cut, Graph
+from keras_finetune._engine.graphs.cut import Cut, Graph, run
 from keras_finetune._engine.sampling._interface import Compiled, Fold
 from keras_finetune._engine.sampling._lane import array, lane
 from keras_finetune._engine.sampling._random import RandomLayers
@@ -137,7 +136,7 @@ class Prefix:
         with self._subject.isolated(states, None, None):
             packed = lane.pack(self._subject.structure, inputs)
             given = lane.standardize(cut.graph.source, packed)
-            values = _graph.run(cut.prefix, cut.graph.inputs, given)
+            values = run(cut.prefix, cut.graph.inputs, given)
             frontier = [values[key] for key in cut.frontier]
             masks = [lane.get_mask(x) for x in frontier]
             fixed = [array.widen(values[key]) for key in cut.fixed_outputs()]
@@ -273,7 +272,7 @@ class Suffix:
             outputs = lane.predict_step(self._subject.model, packed)
             flat = lane.flatten(outputs)
         else:
-            known = _graph.run(cut.suffix, cut.frontier, values)
+            known = run(cut.suffix, cut.frontier, values)
             flat = [known[key] for key in cut.varying_outputs()]
             outputs = lane.output_structure(cut.graph.source)
         count = len(lane.flatten(outputs))

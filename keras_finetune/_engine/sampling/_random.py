@@ -6,22 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from keras_finetune._engine import keras
-from keras_finetune._engine.sampling._interface import Node
+from keras_finetune._engine.graphs.interface import Node
+from keras_finetune._engine.graphs.noise import (
+    accepts_training,
+    draws_always,
+    is_random,
+    made_by_keras,
+)
 from keras_finetune._engine.sampling._lane import lane
-
-_NOISE = (
-    keras.layers.Dropout,
-    keras.layers.AlphaDropout,
-    keras.layers.GaussianDropout,
-    keras.layers.GaussianNoise,
-)
-_RECURRENT = (
-    keras.layers.RNN,
-    keras.layers.LSTMCell,
-    keras.layers.GRUCell,
-    keras.layers.SimpleRNNCell,
-)
-_ATTENTION = (keras.layers.Attention, keras.layers.AdditiveAttention)
 
 
 class RandomLayers:
@@ -58,9 +50,9 @@ class RandomLayers:
                 self.forced.append(layer)
             elif is_random(layer):
                 self.forced.append(layer)
-            elif _draws_always(layer):
+            elif draws_always(layer):
                 self.always.append(layer)
-            elif lane.owns_generator(layer) and not _made_by_keras(layer):
+            elif lane.owns_generator(layer) and not made_by_keras(layer):
                 if len(lane.flatten_layers(layer)) > 1 or not accepts_training(layer):
                     self.suspects.append(layer)
                 else:
@@ -106,47 +98,7 @@ def _check_present(layers: list[Any], extra: Iterable[Any]) -> None:
         )
 
 
-def is_random(layer: Any) -> bool:
-    """Return whether Keras itself makes `layer` draw random numbers in training."""
-    if isinstance(layer, _NOISE):
-        return _positive(layer, "rate", "stddev")
-    if isinstance(layer, _RECURRENT):
-        return _positive(layer, "dropout", "recurrent_dropout")
-    if isinstance(layer, _ATTENTION):
-        return _positive(layer, "dropout")
-    return False
-
-
 def settings(layer: Any) -> tuple[Any, ...]:
     """Return what a trace of `layer` has built in."""
     names = ("rate", "stddev", "dropout", "recurrent_dropout", "noise_shape")
     return tuple(repr(getattr(layer, name, None)) for name in names)
-
-
-def accepts_training(layer: Any) -> bool:
-    return "training" in lane.call_parameters(layer)
-
-
-def _made_by_keras(layer: Any) -> bool:
-    """Whether `is_random` knows all about a layer, a cell or an augmentation say."""
-    ours = type(layer).__module__.partition(".")[0] == keras.__name__
-    return ours or isinstance(layer, _NOISE + _RECURRENT + _ATTENTION)
-
-
-def _positive(layer: Any, *names: str) -> bool:
-    # A recurrent layer around a user's cell has no such attribute, or raises when
-    # it asks the cell for it.
-    return any(float(getattr(layer, name, None) or 0.0) > 0.0 for name in names)
-
-
-def _draws_always(layer: Any) -> bool:
-    """Whether a function layer mentions a random function by name."""
-    if isinstance(layer, keras.layers.Lambda):
-        return _mentions_randomness(layer.function)
-    return any(word in lane.symbol(layer) for word in ("dropout", "random"))
-
-
-def _mentions_randomness(function: Any) -> bool:
-    code = getattr(function, "__code__", None)
-    names = (*getattr(code, "co_names", ()), getattr(function, "__name__", ""))
-    return any("dropout" in name or "random" in name for name in names)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_finetune._engine import keras
+from keras_finetune._engine.graphs.cut import Cut, Graph
 from keras_finetune._engine.sampling import _inputs, _outputs, _predicting
-from keras_finetune._engine.sampling._graph import Cut, Graph
 from keras_finetune._engine.sampling._lane import array, lane
 from keras_finetune._engine.sampling._program import (
     Batch,

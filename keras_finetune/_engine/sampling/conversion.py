@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_finetune._engine import keras
+from keras_finetune._engine.graphs.noise import is_random
 from keras_finetune._engine.sampling._lane import lane
-from keras_finetune._engine.sampling._random import is_random
 
 
 def flatten_layers(model: Any) -> list[Any]:

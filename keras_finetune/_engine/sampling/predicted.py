@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_finetune._engine.graphs.cut import Graph
 from keras_finetune._engine.sampling import _outputs
-from keras_finetune._engine.sampling._graph import Graph
 from keras_finetune._engine.sampling._lane import lane
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from keras_finetune._engine.sampling._interface import Node
-from keras_finetune._engine.sampling._lane import lane
+from keras_finetune._engine.graphs.active import lane
+from keras_finetune._engine.graphs.interface import Node
 
 # A tensor of one call of one model: (number of the call, id of the symbolic tensor).
 Key = tuple[int, int]
@@ -22,14 +22,22 @@ Key = tuple[int, int]
 Ends = Callable[[Node], bool]
 
 
+# How a node is called: with its arguments, for its flat outputs.
+Call = Callable[[Node, Any, Any], list[Any]]
+
+
 class Step(NamedTuple):
-    """One call of one layer, or the passage into or out of a nested model."""
+    """One call of one layer, or the passage into or out of a nested model.
+
+    `node` is the call; a passage has none.
+    """
 
     operation: Any
     ends: bool
     reads: list[Key]
     writes: list[Key]
-    run: Callable[[dict[Key, Any]], list[Any]]
+    run: Callable[[dict[Key, Any], Call], list[Any]]
+    node: Node | None = None
 
 
 class Graph:
@@ -51,7 +59,7 @@ class Graph:
         self.source = graph
         self._ends = ends
         self._calls = 0
-        self._batched: dict[Key, bool] = {}
+        self._symbolic: dict[Key, Any] = {}
         self.steps: list[Step] = []
         scope, self.outputs = self._open(graph)
         self.inputs: list[Key] = [(scope, id(x)) for x in graph.inputs]
@@ -59,7 +67,12 @@ class Graph:
 
     def is_batched(self, key: Key) -> bool:
         """Return whether the first axis of a tensor is open, that is, the batch."""
-        return self._batched[key]
+        shape = self._symbolic[key].shape
+        return bool(shape) and shape[0] is None
+
+    def symbolic(self, key: Key) -> Any:
+        """Return the symbolic tensor, which tells shape and dtype."""
+        return self._symbolic[key]
 
     def last_operation(self, key: Key) -> Any:
         """Return the layer or function that computes a tensor, at any depth."""
@@ -74,19 +87,19 @@ class Graph:
         scope = self._calls
         self._calls += 1
         for symbolic in graph.inputs:
-            self._batched[scope, id(symbolic)] = symbolic.shape[0] is None
+            self._symbolic[scope, id(symbolic)] = symbolic
         for node in lane.nodes(graph):
             self._append(scope, node)
         return scope, [(scope, id(x)) for x in graph.outputs]
 
     def _append(self, scope: int, node: Node) -> None:
         reads = [(scope, id(x)) for x in node.inputs]
-        if any(key not in self._batched for key in reads):
+        if any(key not in self._symbolic for key in reads):
             # What lies before an intermediate tensor that the model takes as input.
             return
         writes = [(scope, id(x)) for x in node.outputs]
         for key, symbolic in zip(writes, node.outputs, strict=True):
-            self._batched[key] = symbolic.shape[0] is None if symbolic.shape else False
+            self._symbolic[key] = symbolic
         ends = self._ends(node)
         # A call in inference mode is kept in one piece: its mode reaches all inside.
         opens = ends and node.plain and not node.silenced
@@ -95,10 +108,10 @@ class Graph:
             self._append_nested(node, nested, reads, writes)
             return
 
-        def call(values: dict[Key, Any]) -> list[Any]:
-            return list(node.call(*node.arguments(_by_id(reads, values))))
+        def compute(values: dict[Key, Any], call: Call) -> list[Any]:
+            return list(call(node, *node.arguments(_by_id(reads, values))))
 
-        self.steps.append(Step(node.operation, ends, reads, writes, call))
+        self.steps.append(Step(node.operation, ends, reads, writes, compute, node))
 
     def _append_nested(
         self, node: Node, nested: Any, reads: list[Key], writes: list[Key]
@@ -108,11 +121,13 @@ class Graph:
         inner, outputs = self._open(nested)
         entered = [(inner, id(x)) for x in nested.inputs]
 
-        def enter(values: dict[Key, Any]) -> list[Any]:
+        def enter(values: dict[Key, Any], call: Call) -> list[Any]:
+            del call
             arguments, _ = node.arguments(_by_id(reads, values))
             return list(lane.standardize(nested, arguments[0]))
 
-        def leave(values: dict[Key, Any]) -> list[Any]:
+        def leave(values: dict[Key, Any], call: Call) -> list[Any]:
+            del call
             return [values[key] for key in outputs]
 
         self.steps.insert(entry, Step(_ENTRY, False, reads, entered, enter))
@@ -172,13 +187,21 @@ class Cut:
 _ENTRY = object()
 
 
+def at_inference(node: Node, args: Any, kwargs: Any) -> list[Any]:
+    """Call a node in inference mode."""
+    return node.call(args, kwargs)
+
+
 def run(
-    steps: Iterable[Step], keys: Iterable[Key], values: Iterable[Any]
+    steps: Iterable[Step],
+    keys: Iterable[Key],
+    values: Iterable[Any],
+    call: Call = at_inference,
 ) -> dict[Key, Any]:
     """Run steps in order on the values of `keys`, and return the values of all."""
     known = dict(zip(keys, values, strict=True))
     for step in steps:
-        known.update(zip(step.writes, step.run(known), strict=True))
+        known.update(zip(step.writes, step.run(known, call), strict=True))
     return known
 
 

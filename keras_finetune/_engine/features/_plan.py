@@ -1,0 +1,372 @@
+"""Which part of a model gives the same for the same row, as long as a stage lasts.
+
+It is the largest part of the graph, from the inputs on, in which a training step
+changes nothing and draws nothing: no weight that trains, no active noise, no state that
+the step updates, no loss or metric of its own. It ends at a place where every row has
+its own features, and where these take the fewest bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from keras_finetune._engine import keras
+from keras_finetune._engine.evaluation import names_loaded
+from keras_finetune._engine.graphs.active import lane
+from keras_finetune._engine.graphs.cut import Call, Graph, Key, Step, run
+from keras_finetune._engine.graphs.interface import Node
+from keras_finetune._engine.graphs.noise import is_active, may_rest
+from keras_finetune._engine.structure import own_weights, variable_key
+
+# What a user's layer does in `call` if it keeps something from one step to the next.
+_KEEPS = frozenset(
+    ("add_loss", "add_metric", "assign", "assign_add", "assign_sub", "update_state")
+)
+# Where that is no part of a step.
+_NOT_CALLED = (
+    *("__init__", "build", "get_config", "from_config", "adapt", "update_state"),
+    *("load_own_variables", "save_own_variables", "load_assets", "save_assets"),
+)
+# Layers of these packages do to each row the same, but for the exceptions below.
+_KNOWN = ("keras", "tf_keras", "keras_hub", "keras_nlp", "keras_cv", "keras_finetune")
+
+# What Keras's own classes are made of.
+_BASES = ("tensorflow", "torch")
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What the cached part ends before.
+
+    Args:
+        layer: The name of the layer.
+        reason: Why it cannot be computed once and for all.
+        noise: Whether it could if noise in frozen layers rested.
+    """
+
+    layer: str
+    reason: str
+    noise: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a model that is computed once a row, and what comes after it.
+
+    Args:
+        graph: The graph of the model.
+        prefix: The steps that are computed once a row.
+        suffix: The steps of every epoch.
+        frontier: What the suffix reads of what the prefix computes.
+        resting: Layers whose noise rests so that the part is as large as it is.
+        noisy: Layers whose noise could rest, if that would make the part larger.
+        obstacles: What it ends before, the first ones of the graph.
+        layer: The name of the last layer before the frontier.
+        foreign: Whether it has layers whose rows may depend on one another.
+        by_mode: Whether it has layers that may differ between training and validation.
+        row_bytes: The bytes of a row's features, axes of open length counted as 1.
+    """
+
+    graph: Graph
+    prefix: Sequence[Step]
+    suffix: Sequence[Step]
+    frontier: Sequence[Key]
+    resting: Sequence[Any]
+    noisy: Sequence[Any]
+    obstacles: Sequence[Obstacle]
+    layer: str
+    foreign: bool
+    by_mode: bool
+    row_bytes: int
+
+    def compute(self, given: Iterable[Any], training: bool | None) -> list[Any]:
+        """Return the features of a batch: the tensors of the frontier."""
+        known = run(self.prefix, self.graph.inputs, given, _calling(training))
+        return [known[key] for key in self.frontier]
+
+    def go_on(
+        self, given: Iterable[Any], features: Iterable[Any], training: bool | None
+    ) -> list[Any]:
+        """Return the outputs of the model, from a batch and its features."""
+        keys = [*self.graph.inputs, *self.frontier]
+        values = [*given, *features]
+        known = run(self.suffix, keys, values, _calling(training))
+        return [known[key] for key in self.graph.outputs]
+
+
+def part(
+    model: Any, trained: Iterable[Any], resting: Iterable[Any], *, rests: bool
+) -> Part | Obstacle:
+    """Return the part of a model that can be cached in a stage, or why there is none.
+
+    Args:
+        model: A model that `unsuited` says nothing against.
+        trained: The variables that train.
+        resting: Layers that behave as at inference already.
+        rests: Whether the noise of other frozen layers may be put to rest.
+    """
+    source = lane.opened(model)
+    trains = {variable_key(variable) for variable in trained}
+    at_rest = {id(layer) for layer in resting}
+    quiet = Graph(source, Ends(trains, at_rest, ignore_noise=True))
+    noisy = _noise_before_weights(quiet, at_rest)
+    if rests:
+        at_rest |= {id(layer) for layer in noisy}
+    ends = Ends(trains, at_rest)
+    graph = Graph(source, ends)
+    prefix = _prefix(graph)
+    if not any(_has_weights(step) for step in prefix):
+        first = next(iter(_obstacles(graph, prefix, ends)), _NO_WEIGHTS)
+        return replace(first, noise=first.noise and bool(noisy))
+    places = _places(graph, prefix)
+    if not places:
+        return Obstacle(model.name, "has no place where each row has its own features")
+    kept, frontier, size = min(places, key=lambda place: place[2])
+    free = _free(graph, kept)
+    chosen = {id(step) for step in kept}
+    suffix = [
+        step
+        for step in graph.steps
+        if id(step) not in chosen or (step.node is None and free.issuperset(step.reads))
+    ]
+    layers = [layer for step in kept for layer in _layers(step)]
+    last = graph.last_operation(frontier[-1])
+    return Part(
+        graph,
+        kept,
+        suffix,
+        frontier,
+        noisy if rests else [],
+        [] if rests else noisy,
+        _obstacles(graph, prefix, ends),
+        str(getattr(last, "name", type(last).__name__)),
+        any(is_foreign(step.operation) for step in kept if step.node is not None)
+        or any(map(is_foreign, layers)),
+        any(is_foreign(x) and "training" in lane.call_parameters(x) for x in layers),
+        size,
+    )
+
+
+_NO_WEIGHTS = Obstacle("", "no layer with weights is frozen")
+
+
+def unsuited(model: Any) -> str | None:
+    """Return why a model cannot be cut into two parts, or `None` if it can."""
+    if lane.opened(model) is None:
+        kind = type(model)
+        if kind.call is not keras.Model.call and not hasattr(model, "_nodes_by_depth"):
+            return f"its class {kind.__name__} has a `call` of its own"
+        return f"Keras knows no graph of its class {kind.__name__}"
+    return None
+
+
+class Ends:
+    """Tells before which calls the cached part ends, and remembers why.
+
+    Args:
+        trains: The keys of the variables that train.
+        at_rest: The ids of layers that behave as at inference.
+        ignore_noise: Whether noise that could be put to rest is taken to be.
+    """
+
+    def __init__(
+        self,
+        trains: Collection[Hashable],
+        at_rest: Collection[int],
+        *,
+        ignore_noise: bool = False,
+    ) -> None:
+        self._trains = trains
+        self._at_rest = at_rest
+        self._ignore_noise = ignore_noise
+        self.obstacles: dict[int, Obstacle] = {}
+
+    def __call__(self, node: Node) -> bool:
+        obstacle = self._obstacle(node)
+        if obstacle is not None:
+            self.obstacles[id(node)] = obstacle
+        return obstacle is not None
+
+    def _obstacle(self, node: Node) -> Obstacle | None:
+        for layer in lane.flatten_layers(node.operation):
+            reason = self._trains_here(layer) or _keeps(layer) or _mixes(layer)
+            if reason is None and not node.silenced and self._uses_the_batch(layer):
+                reason = "uses the statistics of the batch"
+            if reason is not None:
+                return Obstacle(layer.name, reason)
+            if not node.silenced and self._is_noisy(layer):
+                return Obstacle(
+                    layer.name, "is random while it trains", may_rest(layer)
+                )
+        if not all(_is_batched(x) for x in node.outputs):
+            name = getattr(node.operation, "name", type(node.operation).__name__)
+            return Obstacle(name, "returns no batch")
+        return None
+
+    def _trains_here(self, layer: Any) -> str | None:
+        if any(variable_key(v) in self._trains for v in own_weights(layer)):
+            return "trains"
+        return None
+
+    def _uses_the_batch(self, layer: Any) -> bool:
+        if id(layer) in self._at_rest:
+            return False
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return bool(layer.trainable)
+        return type(layer).__name__ == "SpectralNormalization"
+
+    def _is_noisy(self, layer: Any) -> bool:
+        if id(layer) in self._at_rest or not is_active(layer):
+            return False
+        return not (self._ignore_noise and may_rest(layer))
+
+
+def _keeps(layer: Any) -> str | None:
+    """Why a layer does more than return something, if it does."""
+    if getattr(layer, "activity_regularizer", None) is not None:
+        return "has an activity regularizer"
+    if isinstance(layer, keras.layers.ActivityRegularization):
+        return "adds a loss"
+    if getattr(layer, "_metrics", None) and not isinstance(layer, keras.Model):
+        return "has a metric of its own"
+    if isinstance(layer, keras.layers.RNN) and layer.stateful:
+        return "keeps its state from batch to batch"
+    names = names_loaded(layer.__class__, (*_KNOWN, *_BASES), _NOT_CALLED)
+    if is_foreign(layer) and not _KEEPS.isdisjoint(names):
+        return "may add a loss or keep a state"
+    return None
+
+
+def _mixes(layer: Any) -> str | None:
+    """Why the rows of a layer of Keras depend on one another, if they do."""
+    axis = getattr(layer, "axis", None)
+    axes = axis if isinstance(axis, (list, tuple)) else [axis]
+    if any(isinstance(a, int) and not isinstance(a, bool) and a == 0 for a in axes):
+        return "works along the batch"
+    return None
+
+
+def _noise_before_weights(graph: Graph, at_rest: Collection[int]) -> list[Any]:
+    """Return the noise that stands between the inputs and frozen weights.
+
+    What comes after the last of them belongs to the head, and stays active.
+    """
+    found: dict[int, Any] = {}
+    needed: set[Key] = set()
+    for step in reversed(_prefix(graph)):
+        if _has_weights(step) or not needed.isdisjoint(step.writes):
+            needed.update(step.reads)
+            for layer in _layers(step):
+                if is_active(layer) and may_rest(layer) and id(layer) not in at_rest:
+                    found[id(layer)] = layer
+    return list(reversed(found.values()))
+
+
+def _prefix(graph: Graph) -> list[Step]:
+    after: set[Key] = set()
+    prefix = []
+    for step in graph.steps:
+        if step.ends or not after.isdisjoint(step.reads):
+            after.update(step.writes)
+        else:
+            prefix.append(step)
+    return prefix
+
+
+def _places(
+    graph: Graph, prefix: Sequence[Step]
+) -> list[tuple[Sequence[Step], list[Key], int]]:
+    """Return where the part may end: its steps, its frontier, the bytes of a row.
+
+    All layers with weights are in it. Later places come first: less is left to do.
+    """
+    weighted = [i for i, step in enumerate(prefix) if _has_weights(step)]
+    places = []
+    for end in range(len(prefix), weighted[-1], -1):
+        kept = prefix[:end]
+        frontier = _frontier(graph, kept)
+        tensors = [graph.symbolic(key) for key in frontier]
+        if frontier and all(_is_storable(x) for x in tensors):
+            places.append((kept, frontier, sum(map(_row_bytes, tensors))))
+    return places
+
+
+def _frontier(graph: Graph, kept: Sequence[Step]) -> list[Key]:
+    chosen = {id(step) for step in kept}
+    computed = {key for step in kept for key in step.writes} - _free(graph, kept)
+    reads = [
+        key for step in graph.steps if id(step) not in chosen for key in step.reads
+    ]
+    read = dict.fromkeys(key for key in (*reads, *graph.outputs) if key in computed)
+    return list(read)
+
+
+def _free(graph: Graph, kept: Sequence[Step]) -> set[Key]:
+    """Return the inputs of the model, under all names that they have inside it."""
+    free = set(graph.inputs)
+    for step in kept:
+        if step.node is None and free.issuperset(step.reads):
+            free.update(step.writes)
+    return free
+
+
+def _obstacles(graph: Graph, prefix: Sequence[Step], ends: Ends) -> list[Obstacle]:
+    """Return what stands right behind the prefix, each layer once."""
+    known = {key for step in prefix for key in step.writes} | set(graph.inputs)
+    found: dict[Obstacle, None] = {}
+    for step in graph.steps:
+        if step.ends and step.node is not None and known.issuperset(step.reads):
+            found[ends.obstacles[id(step.node)]] = None
+    return list(found)
+
+
+def _has_weights(step: Step) -> bool:
+    return any(map(own_weights, _layers(step)))
+
+
+def _layers(step: Step) -> list[Any]:
+    return [] if step.node is None else lane.flatten_layers(step.operation)
+
+
+def is_foreign(operation: Any) -> bool:
+    """Whether it is not known that each row of the result has a row of its own."""
+    if not isinstance(operation, keras.layers.Layer):
+        return operation is not None
+    if isinstance(operation, keras.layers.Lambda) or lane.symbol(operation):
+        return True
+    return type(operation).__module__.partition(".")[0] not in _KNOWN
+
+
+def _is_batched(symbolic: Any) -> bool:
+    return bool(symbolic.shape) and symbolic.shape[0] is None
+
+
+def _is_storable(symbolic: Any) -> bool:
+    dense = not getattr(symbolic, "sparse", False) and not _is_ragged(symbolic)
+    return dense and "string" not in _dtype(symbolic)
+
+
+def _is_ragged(symbolic: Any) -> bool:
+    spec = getattr(symbolic, "type_spec", None)
+    return "Ragged" in type(spec).__name__ or "Sparse" in type(spec).__name__
+
+
+def _row_bytes(symbolic: Any) -> int:
+    name = _dtype(symbolic)
+    bits = "".join(c for c in name.partition("_")[0] if c.isdigit())
+    size = int(bits) // 8 if bits else 1
+    return math.prod(int(n or 1) for n in symbolic.shape[1:]) * size
+
+
+def _dtype(symbolic: Any) -> str:
+    return str(getattr(symbolic.dtype, "name", symbolic.dtype))
+
+
+def _calling(training: bool | None) -> Call:
+    def call(node: Node, args: Any, kwargs: Any) -> list[Any]:
+        return node.call_as_in(training, args, kwargs)
+
+    return call

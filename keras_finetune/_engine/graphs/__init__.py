@@ -1,0 +1,1 @@
+"""Functional models as lists of steps, and where to cut them."""
