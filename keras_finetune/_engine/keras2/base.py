@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_finetune._engine import gradients, keras
@@ -97,11 +98,34 @@ class Keras2(Lane):
     def iterations(self, optimizer: Any) -> int:
         return int(self.inner_optimizers(optimizer)[0].iterations.numpy())
 
+    def at_update(
+        self, optimizer: Any, values: Sequence[float], start: int
+    ) -> Callable[[], Any]:
+        counter, last = self.inner_optimizers(optimizer)[0], len(values) - 1
+        table = np.asarray(values, "float32")
+
+        def value() -> Any:
+            index = tf.clip_by_value(counter.iterations - start, 0, last)
+            return tf.gather(table, index)
+
+        return value
+
     def rate_patches(
-        self, inner: Any, multipliers: Mapping[Hashable, float]
+        self,
+        inner: Any,
+        multipliers: Mapping[Hashable, float],
+        factor: Callable[[], Any] | None = None,
+        momentum: Callable[[], Any] | None = None,
     ) -> list[Patch]:
+        name = None if momentum is None else self.momentum_name(inner)
+        moves = None if momentum is None or name is None else (name, momentum)
         kind = Legacy if slots.is_legacy(inner) else NewStyle
-        return kind(inner, multipliers).patches()
+        return kind(inner, multipliers, factor, moves).patches()
+
+    def hyperparameter(self, inner: Any, name: str) -> float:
+        if slots.is_legacy(inner):
+            return float(keras.backend.get_value(inner._hyper[name]))
+        return super().hyperparameter(inner, name)
 
     # --- the state of an optimizer ---------------------------------------------------
 

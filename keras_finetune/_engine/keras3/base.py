@@ -7,6 +7,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from keras_finetune._engine import keras
 from keras_finetune._engine.keras3 import slots
 from keras_finetune._engine.keras3.rates import ScaledUpdates
@@ -73,10 +76,47 @@ class Keras3(Lane):
         first = self.inner_optimizers(optimizer)[0]
         return int(keras.ops.convert_to_numpy(first._iterations))
 
+    def steps_an_update(self, optimizer: Any) -> int:
+        return int(self._counter(optimizer).gradient_accumulation_steps or 1)
+
+    def updates(self, optimizer: Any) -> int:
+        return int(keras.ops.convert_to_numpy(self._counter(optimizer).iterations))
+
+    def at_update(
+        self, optimizer: Any, values: Sequence[float], start: int
+    ) -> Callable[[], Any]:
+        counter, last = self._counter(optimizer), len(values) - 1
+        table = self.constant(np.asarray(values, "float32"))
+
+        def value() -> Any:
+            index = keras.ops.clip(counter.iterations - start, 0, last)
+            return keras.ops.take(table, index)
+
+        return value
+
+    def constant(self, array: npt.NDArray[np.float32]) -> Any:
+        """Return what an operation takes for a constant, fast where it is eager."""
+        return array
+
+    def _counter(self, optimizer: Any) -> Any:
+        """Return the optimizer whose iterations count the updates of all."""
+        # Those in a `MultiOptimizer` stand still while all of theirs is frozen.
+        every = slots.all_optimizers(optimizer)
+        return next(
+            (one for one in every if slots.parts_of(one)),
+            self.inner_optimizers(optimizer)[0],
+        )
+
     def rate_patches(
-        self, inner: Any, multipliers: Mapping[Hashable, float]
+        self,
+        inner: Any,
+        multipliers: Mapping[Hashable, float],
+        factor: Callable[[], Any] | None = None,
+        momentum: Callable[[], Any] | None = None,
     ) -> list[Patch]:
-        return ScaledUpdates(inner, multipliers).patches()
+        name = None if momentum is None else self.momentum_name(inner)
+        moves = None if momentum is None or name is None else (name, momentum)
+        return ScaledUpdates(inner, multipliers, factor, moves).patches()
 
     # --- the state of an optimizer ---------------------------------------------------
 
