@@ -5,8 +5,12 @@ from keras_finetune._groups.layer_groups import LayerGroup, LayerGroups, layer_g
 from keras_finetune._summary import summary
 from keras_finetune.callbacks import (
     DiscriminativeLR,
+    FlatCosine,
     GradualUnfreeze,
+    OneCycle,
+    SlantedTriangular,
     TrainOnly,
+    Warmup,
     WeightNormLogger,
 )
 from keras_finetune.layers import MCDropout, convert_dropout
@@ -17,12 +21,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DiscriminativeLR",
+    "FlatCosine",
     "GradualUnfreeze",
     "LayerGroup",
     "LayerGroups",
     "MCDropout",
     "MCPrediction",
+    "OneCycle",
+    "SlantedTriangular",
     "TrainOnly",
+    "Warmup",
     "WeightNormLogger",
     "convert_dropout",
     "layer_groups",

@@ -159,7 +159,7 @@ class Lane(ABC):
         return 1
 
     def updates(self, optimizer: Any) -> int:
-        """Return the updates made, as `at_update` counts them."""
+        """Return the updates made; several steps make one under accumulation."""
         return self.iterations(optimizer) // self.steps_an_update(optimizer)
 
     @abstractmethod

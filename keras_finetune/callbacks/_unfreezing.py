@@ -6,9 +6,16 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from keras_finetune._engine import fit, keras, loading, optimizer, processes, session
+from keras_finetune._engine import (
+    backups,
+    fit,
+    keras,
+    loading,
+    optimizer,
+    processes,
+    session,
+)
 from keras_finetune._engine.active import lane
-from keras_finetune._engine.backups import Backups, resumes
 from keras_finetune._engine.structure import variable_key, weights
 from keras_finetune._rules import advice
 from keras_finetune._rules.monitored import check_monitor
@@ -17,6 +24,8 @@ from keras_finetune._rules.stages import Stages
 from keras_finetune._schedule.progress import Progress
 from keras_finetune._tables import bold
 
+# What the state is called in a backup's record.
+_NAME = "GradualUnfreeze"
 _SETTINGS = (
     "every",
     "initial_groups",
@@ -46,7 +55,7 @@ class Unfreezing:
         self._stages: Stages | None = None
         self._entered = False
         self._saved_epoch: int | None = None
-        self._backups = Backups(model, "GradualUnfreeze", self._state, self._observe)
+        self._backups = backups.of_fit(model)
 
     @property
     def stages(self) -> Stages:
@@ -61,10 +70,10 @@ class Unfreezing:
 
     def await_backup(self) -> None:
         """Get ready for a backup, which Keras may load before our turn comes."""
-        model, state = self._model, self._backups.latest()
+        model, state = self._model, self._backups.latest(_NAME)
         if state is not None:
             self._check_settings(state["settings"])
-        if resumes(model):
+        if backups.resumes(model):
             if state is None:
                 processes.announce(
                     model,
@@ -74,7 +83,7 @@ class Unfreezing:
                 )
             ever = self.stages.variables(self.stages.last)
             session.join(model).make_room(ever)
-        self._backups.hook()
+        self._backups.keep(_NAME, self._state, self._observe)
         loading.await_file(model, self._asks, self._enter_stage_of_file, last=True)
 
     def begin(self, epochs: int | None) -> None:
@@ -88,7 +97,7 @@ class Unfreezing:
         running.demand(self._asks, later=stages.variables(stages.last))
         running.log_quietly("stage")
         running.at_close(self._remember)
-        self._backups.hook()
+        self._backups.keep(_NAME, self._state, self._observe)
         running.at_close(self._backups.unhook)
         self._saved_epoch = lane.epoch_of_checkpoint(model)
 
@@ -181,7 +190,7 @@ class Unfreezing:
 
     def _restore(self) -> bool:
         """Take up what the backup in use has recorded."""
-        state = self._backups.restore()
+        state = self._backups.restore(_NAME)
         if state is not None:
             self._progress.restore(state)
         return state is not None

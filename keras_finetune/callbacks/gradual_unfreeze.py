@@ -132,6 +132,11 @@ class GradualUnfreeze(FineTuningCallback):
         """The stages that were entered, a dictionary each."""
         return self._progress.history
 
+    @property
+    def starts(self) -> list[int] | None:
+        """The epochs at which stages start, once a `fit` without `monitor` began."""
+        return self._progress.starts
+
     def plan(self, model: keras.Model, epochs: int | None = None) -> Report:
         """Print what will happen: stages, groups, parameters and rates.
 

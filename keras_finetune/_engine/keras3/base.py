@@ -73,14 +73,10 @@ class Keras3(Lane):
         return not isinstance(inner._learning_rate, keras.Variable)
 
     def iterations(self, optimizer: Any) -> int:
-        first = self.inner_optimizers(optimizer)[0]
-        return int(keras.ops.convert_to_numpy(first._iterations))
+        return int(keras.ops.convert_to_numpy(self._counter(optimizer)._iterations))
 
     def steps_an_update(self, optimizer: Any) -> int:
         return int(self._counter(optimizer).gradient_accumulation_steps or 1)
-
-    def updates(self, optimizer: Any) -> int:
-        return int(keras.ops.convert_to_numpy(self._counter(optimizer).iterations))
 
     def at_update(
         self, optimizer: Any, values: Sequence[float], start: int
