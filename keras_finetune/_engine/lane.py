@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy.typing as npt
+
 from keras_finetune._engine.patches import Patch, Snapshot
 
 # Optimizer state that waits: slots by attribute, by optimizer and variable.
@@ -231,6 +233,16 @@ class Lane(ABC):
         of variables that it knows. New slots are as a fresh build makes them, and no
         others are made. Should it fail, also by Ctrl-C, nothing has changed.
         """
+
+    @abstractmethod
+    def slots_of(
+        self, optimizer: Any, variables: Sequence[Any]
+    ) -> list[dict[str, Any]]:
+        """Return the slots of each of the variables that has some, by name."""
+
+    @abstractmethod
+    def value(self, variable: Any) -> npt.NDArray[Any]:
+        """Return the value of a variable."""
 
     def slot_variables(
         self, model: Any, variables: Iterable[Any], hidden: Collection[int]

@@ -199,12 +199,12 @@ class _Run:
                 "which has stages. Received: per='stage', "
                 f"callbacks={fit.callbacks_of_fit(self._model)}"
             )
-        if found[0].monitor is not None:
+        if found[0].waits:
             raise ValueError(
                 "Argument `per='stage'` needs stages whose lengths are known before "
-                "they begin; those of a `monitor` are not. Give `GradualUnfreeze` "
-                "epochs (`every`) and no `monitor`, or use `per='run'`. Received: "
-                f"per='stage', monitor={found[0].monitor!r}"
+                "they begin; those that wait for a `monitor` or for `EarlyStopping` "
+                "are not. Let stages start by `every`, or use `per='run'`. Received: "
+                f"per='stage' beside {found[0]!r}"
             )
 
 

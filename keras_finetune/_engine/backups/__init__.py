@@ -26,6 +26,7 @@ _world = "keras3" if KERAS_3 else "keras2"
 _lane: BackupLane = import_module(f"keras_finetune._engine.backups._{_world}").running()
 
 _PREFIX, _SUFFIX = "keras_finetune_step_", ".json"
+_FILE = "keras_finetune_file_"
 # The file that is being written, the one before, and its copy (`double_checkpoint`).
 _KEPT = 3
 
@@ -36,10 +37,12 @@ class Kept(NamedTuple):
     Args:
         state: Gives the state to record, made of what JSON knows.
         observe: Called with the epoch and its logs before a backup at its end.
+        files: Gives the files that the state names, and what gives their content.
     """
 
     state: Callable[[], dict[str, Any]]
     observe: Callable[[int, Mapping[str, Any]], None]
+    files: Callable[[], dict[str, Callable[[], bytes]]]
 
 
 def of_fit(model: Any) -> Backups:
@@ -64,6 +67,7 @@ class Backups:
         self._fit = fit.current(model)
         self._kept: dict[str, Kept] = {}
         self._restored: dict[str, Any] | None = None
+        self._written: set[str] = set()
         self._epoch = 0
         self._hooked: list[Patch] = []
 
@@ -72,9 +76,10 @@ class Backups:
         name: str,
         state: Callable[[], dict[str, Any]],
         observe: Callable[[int, Mapping[str, Any]], None] = lambda epoch, logs: None,
+        files: Callable[[], dict[str, Callable[[], bytes]]] = dict,
     ) -> None:
         """Record a state under a name before each backup, from now to `unhook`."""
-        self._kept[name] = Kept(state, observe)
+        self._kept[name] = Kept(state, observe, files)
         self._hook()
 
     def latest(self, name: str) -> dict[str, Any] | None:
@@ -124,6 +129,16 @@ class Backups:
         state = self._restored.get(name)
         return None if state is None else dict(state)
 
+    def file(self, name: str) -> bytes | None:
+        """Return the content of a file that a restored state names, if it is there."""
+        for directory in map(_lane.directory, _callbacks(self.model)):
+            path = _lane.files.join(directory, _FILE + name)
+            if _lane.files.exists(path):
+                self._written.add(path)
+                with _lane.files.open(path, "rb") as file:
+                    return bytes(file.read())
+        return None
+
     def begin(self, epoch: int) -> None:
         """Take note of the epoch that runs."""
         self._epoch = epoch
@@ -156,10 +171,40 @@ class Backups:
             directory = _lane.directory(callback)
             if not _lane.files.exists(directory):
                 _lane.files.makedirs(directory)
+            files: dict[str, Callable[[], bytes]] = {}
+            for kept in self._kept.values():
+                files.update(kept.files())
+            self._write(directory, files)
+            record["files"] = list(files)
             with _lane.files.open(_path(directory, step), "w") as file:
                 file.write(json.dumps(record))
             for old in [s for s in _steps(directory) if s != step][: -(_KEPT - 1)]:
                 _lane.files.remove(_path(directory, old))
+            self._remove_unnamed(directory)
+
+    def _write(self, directory: str, files: Mapping[str, Callable[[], bytes]]) -> None:
+        """Write files, before the record that names them, and each only once.
+
+        One that a killed process has left may be torn: it is written again, unless a
+        record has named it.
+        """
+        for name, content in files.items():
+            path = _lane.files.join(directory, _FILE + name)
+            if path not in self._written:
+                with _lane.files.open(path, "wb") as file:
+                    file.write(content())
+                self._written.add(path)
+
+    def _remove_unnamed(self, directory: str) -> None:
+        if not self._written:
+            return
+        records = [_read(directory, step) or {} for step in _steps(directory)]
+        named = {_FILE + name for record in records for name in record.get("files", ())}
+        for name in map(str, _lane.files.listdir(directory)):
+            if name.startswith(_FILE) and name not in named:
+                path = _lane.files.join(directory, name)
+                _lane.files.remove(path)
+                self._written.discard(path)
 
     def record_of(self, callback: Any) -> dict[str, Any] | None:
         """Return the record of the step that the optimizer has taken, if any."""

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from keras_finetune._engine import gradients, keras
@@ -149,6 +150,23 @@ class Keras2(Lane):
             # `fit` ends by assigning the averages of all trainable variables.
             return list(variables)
         return super().slot_variables(model, variables, hidden)
+
+    def slots_of(
+        self, optimizer: Any, variables: Sequence[Any]
+    ) -> list[dict[str, Any]]:
+        holders = slots.holders(optimizer)
+        rows = {i: slots.rows(one) for i, one in enumerate(holders)}
+        return [
+            {
+                f"{i}/{name}": slot
+                for i, by_variable in rows.items()
+                for name, slot in by_variable.get(slots.key_of(variable), {}).items()
+            }
+            for variable in variables
+        ]
+
+    def value(self, variable: Any) -> npt.NDArray[Any]:
+        return np.asarray(variable.numpy())
 
     # --- files -----------------------------------------------------------------------
 

@@ -142,6 +142,26 @@ class Keras3(Lane):
                 started = self.iterations(optimizer) > 0
                 slots.rebuild(optimizer, variables, hidden, aside, started)
 
+    def slots_of(
+        self, optimizer: Any, variables: Sequence[Any]
+    ) -> list[dict[str, Any]]:
+        every = slots.all_optimizers(optimizer)
+        states = {i: slots.State(one) for i, one in enumerate(every) if one.built}
+        return [
+            {
+                f"{i}/{name}": slot
+                for i, state in states.items()
+                if id(variable) in state.position
+                for name, slot in state.row(variable).items()
+                # What is accumulated belongs to the iterations, which go on.
+                if slot is not None and name != "_accumulated_gradients"
+            }
+            for variable in variables
+        ]
+
+    def value(self, variable: Any) -> npt.NDArray[Any]:
+        return np.asarray(keras.ops.convert_to_numpy(variable))
+
     # --- files -----------------------------------------------------------------------
 
     def variables_in_file(self, optimizer: Any) -> list[Any]:
