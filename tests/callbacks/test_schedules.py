@@ -124,6 +124,30 @@ def test_three_stages_of_four_groups_have_the_rates_of_fastai():
         np.testing.assert_allclose(logged[stage - 1], found["fourth"][end], rtol=2e-7)
 
 
+def several():
+    """An optimizer for the fourth group, and one for the others."""
+    fourth, others = keras.optimizers.SGD(1.0), keras.optimizers.SGD(1.0)
+    return keras.optimizers.MultiOptimizer(
+        lambda v: fourth if "fourth" in v.path else others
+    )
+
+
+# A `MultiOptimizer` counts for all: an optimizer whose groups are frozen stands still.
+COUNTING = {"one": lambda: keras.optimizers.SGD(1.0)}
+if hasattr(keras.optimizers, "MultiOptimizer"):
+    COUNTING["several"] = several
+
+
+@pytest.mark.parametrize("name", COUNTING)
+def test_a_group_that_trains_later_joins_the_cycle_of_the_run(name):
+    model, schedule = make_model(12, COUNTING[name]()), FlatCosine(0.25)
+    unfreeze = GradualUnfreeze([GROUPS[:3], GROUPS[3:]], every=1)
+    found = rates(model, 12, 2, [unfreeze, schedule])
+    factors = schedule.factors(12)
+    np.testing.assert_allclose(found["fourth"], factors, rtol=1e-6)
+    np.testing.assert_allclose(found["first"], [0.0] * 6 + factors[6:], rtol=1e-6)
+
+
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_each_fit_begins_a_new_cycle(at_once):
     if not KERAS_3 or keras.backend.backend() == "torch":
