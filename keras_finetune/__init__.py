@@ -6,8 +6,12 @@ from keras_finetune._summary import summary
 from keras_finetune.callbacks import (
     DiscriminativeLR,
     FeatureCache,
+    FlatCosine,
     GradualUnfreeze,
+    OneCycle,
+    SlantedTriangular,
     TrainOnly,
+    Warmup,
     WeightNormLogger,
 )
 from keras_finetune.layers import MCDropout, convert_dropout
@@ -19,12 +23,16 @@ __version__ = "0.1.0"
 __all__ = [
     "DiscriminativeLR",
     "FeatureCache",
+    "FlatCosine",
     "GradualUnfreeze",
     "LayerGroup",
     "LayerGroups",
     "MCDropout",
     "MCPrediction",
+    "OneCycle",
+    "SlantedTriangular",
     "TrainOnly",
+    "Warmup",
     "WeightNormLogger",
     "convert_dropout",
     "layer_groups",

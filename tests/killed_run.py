@@ -16,13 +16,16 @@ EPOCHS, BATCHES = 6, 4
 GROUPS = ["low", "middle", "head"]
 
 # Arguments of `GradualUnfreeze` and of `BackupAndRestore`; `decay` is that of a
-# `DiscriminativeLR` beside them.
+# `DiscriminativeLR` beside them, `per` that of a `OneCycle`.
 CHAINS = [
     ({"every": 2, "learning_rate_factor": 0.5}, {"first": True}),
     ({"every": 2, "decay": 2.6}, {"first": False}),
     ({"monitor": "loss", "patience": 1, "min_delta": 0.2}, {"first": True}),
-    ({"monitor": "loss", "patience": 1, "min_delta": 0.2}, {"first": False}),
-    ({"every": [1, 3], "decay": 2.6}, {"first": True}),
+    (
+        {"monitor": "loss", "patience": 1, "min_delta": 0.2, "restore_best": True},
+        {"first": False},
+    ),
+    ({"every": [1, 3], "decay": 2.6, "per": "stage"}, {"first": True}),
 ]
 # How a run that killed itself has ended: by SIGKILL or by `os._exit`.
 KILLED = (-signal.SIGKILL, 9)
@@ -118,8 +121,8 @@ def train(path, callback, kill=None, result=None, backup=None, dropout=0.3):
 
     Args:
         path: The directory of the backup.
-        callback: Arguments of `GradualUnfreeze`, and `decay`; or the groups that are
-            frozen by hand, in place of it.
+        callback: Arguments of `GradualUnfreeze`, and `decay` and `per`; or the groups
+            that are frozen by hand, in place of it.
         kill: A `Kill`, if it is to die.
         result: The `.npz` file for weights, optimizer and history.
         backup: Arguments of `BackupAndRestore`, with `first` for its place.
@@ -127,7 +130,12 @@ def train(path, callback, kill=None, result=None, backup=None, dropout=0.3):
     """
     import reference
 
-    from keras_finetune import DiscriminativeLR, GradualUnfreeze, WeightNormLogger
+    from keras_finetune import (
+        DiscriminativeLR,
+        GradualUnfreeze,
+        OneCycle,
+        WeightNormLogger,
+    )
     from keras_finetune._engine import keras
 
     backup = dict(backup or {})
@@ -136,13 +144,15 @@ def train(path, callback, kill=None, result=None, backup=None, dropout=0.3):
     callbacks = [keras.callbacks.BackupAndRestore(path, **backup)]
     ours = None
     if isinstance(callback, dict):
-        decay = callback.get("decay")
-        given = {name: value for name, value in callback.items() if name != "decay"}
+        given = dict(callback)
+        decay, per = given.pop("decay", None), given.pop("per", None)
         ours = GradualUnfreeze(groups=GROUPS, **given)
         callbacks.insert(len(callbacks) if first else 0, ours)
         if decay is not None:
             rates = DiscriminativeLR(decay, groups=GROUPS)
             callbacks.insert(len(callbacks) if first else 0, rates)
+        if per is not None:
+            callbacks.insert(len(callbacks) if first else 0, OneCycle(per=per))
     else:
         for name in callback:
             model.get_layer(name).trainable = False

@@ -15,6 +15,7 @@ from keras_finetune import (
     DiscriminativeLR,
     GradualUnfreeze,
     TrainOnly,
+    Warmup,
     WeightNormLogger,
 )
 from keras_finetune._engine import KERAS_3, backend, keras
@@ -37,6 +38,7 @@ CALLBACKS = {
     "together": lambda: [
         GradualUnfreeze(groups=list(LAYERS), every=1),
         DiscriminativeLR(decay=2.0, groups=list(LAYERS)),
+        Warmup(steps=3),
         TrainOnly("bias"),
     ],
 }

@@ -300,6 +300,7 @@ def pickled(thing):
     [
         keras_finetune.DiscriminativeLR(multipliers={"head": 2.0}),
         keras_finetune.GradualUnfreeze(monitor="loss", patience=1),
+        keras_finetune.OneCycle(0.3, momentum=(0.9, 0.8, 0.9)),
         keras_finetune.TrainOnly("bias"),
         keras_finetune.TrainOnly("head/kernel$"),
         keras_finetune.TrainOnly(callable),

@@ -13,10 +13,20 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy.typing as npt
+
 from keras_finetune._engine.patches import Patch, Snapshot
 
 # Optimizer state that waits: slots by attribute, by optimizer and variable.
 SetAside: TypeAlias = dict[tuple[int, Hashable], dict[str, Any]]
+
+
+# What an optimizer calls its momentum, by the name of its class; those without.
+_MOMENTUM = {
+    **dict.fromkeys(("SGD", "RMSprop"), "momentum"),
+    **dict.fromkeys(("Adam", "AdamW", "Adamax", "Lamb", "LAMB"), "beta_1"),
+    **dict.fromkeys(("Adadelta", "Adafactor", "Adagrad", "Ftrl")),
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,31 @@ class Unsaid:
 
     frozen: Sequence[Any] = ()
     patches: Sequence[Patch] = ()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What updates of an optimizer do one after the other.
+
+    Kept as a table and not as a formula: the values are worked out once in double
+    precision, so that a step has them to half a unit in the last place of single
+    precision, and to the same bit on every backend.
+
+    Args:
+        factors: On the base learning rate, one for each update; the last holds for
+            all later ones.
+        start: The updates that the optimizer had made before the first of these.
+        momenta: The momentum of each update, likewise; empty if it stays as it is.
+    """
+
+    factors: Sequence[float]
+    start: int = 0
+    momenta: Sequence[float] = ()
+
+    def factor_of(self, update: int) -> float:
+        """Return the factor of an update, all those of the optimizer counted."""
+        index = min(max(update - self.start, 0), len(self.factors) - 1)
+        return self.factors[index]
 
 
 class Lane(ABC):
@@ -120,16 +155,65 @@ class Lane(ABC):
     def iterations(self, optimizer: Any) -> int:
         """Return the steps taken."""
 
+    def steps_an_update(self, optimizer: Any) -> int:
+        """Return over how many steps gradients are accumulated for one update."""
+        del optimizer
+        return 1
+
+    def updates(self, optimizer: Any) -> int:
+        """Return the updates made; several steps make one under accumulation."""
+        return self.iterations(optimizer) // self.steps_an_update(optimizer)
+
+    @abstractmethod
+    def at_update(
+        self, optimizer: Any, values: Sequence[float], start: int
+    ) -> Callable[[], Any]:
+        """Return a function that gives, in a step, the value of the update it makes.
+
+        Args:
+            optimizer: The model's optimizer, which counts the updates.
+            values: One for each update; the last holds for all later ones.
+            start: The updates made before the first of these.
+        """
+
     @abstractmethod
     def rate_patches(
-        self, inner: Any, multipliers: Mapping[Hashable, float]
+        self,
+        inner: Any,
+        multipliers: Mapping[Hashable, float],
+        factor: Callable[[], Any] | None = None,
+        momentum: Callable[[], Any] | None = None,
     ) -> list[Patch]:
         """Return patches that multiply the learning rate of each variable's update.
 
         Args:
             inner: An optimizer that updates variables.
             multipliers: The multiplier of each variable, by `slot_key`; 1 elsewhere.
+            factor: Gives, in a step, what all rates are multiplied by as well.
+            momentum: Gives, in a step, the momentum, if the optimizer uses one.
         """
+
+    def momentum_name(self, inner: Any) -> str | None:
+        """Return what an optimizer calls its momentum; None if it uses none.
+
+        Raises:
+            ValueError: If a momentum that moves would not be exact.
+        """
+        names = [kind.__name__ for kind in type(inner).__mro__]
+        known = [_MOMENTUM[name] for name in names if name in _MOMENTUM]
+        if not known:
+            raise ValueError(
+                "A momentum that moves is exact for SGD, RMSprop, Adam, AdamW, Adamax "
+                "and LAMB only: others, such as Nadam, derive more from it than the "
+                "update of one step. Give `momentum=None` to leave it as it is. "
+                f"Received: optimizer={inner!r}"
+            )
+        name = known[0]
+        return name if name is not None and self.hyperparameter(inner, name) else None
+
+    def hyperparameter(self, inner: Any, name: str) -> float:
+        """Return the value of a hyperparameter that an optimizer was made with."""
+        return float(getattr(inner, name))
 
     # --- the state of an optimizer ---------------------------------------------------
 
@@ -149,6 +233,16 @@ class Lane(ABC):
         of variables that it knows. New slots are as a fresh build makes them, and no
         others are made. Should it fail, also by Ctrl-C, nothing has changed.
         """
+
+    @abstractmethod
+    def slots_of(
+        self, optimizer: Any, variables: Sequence[Any]
+    ) -> list[dict[str, Any]]:
+        """Return the slots of each of the variables that has some, by name."""
+
+    @abstractmethod
+    def value(self, variable: Any) -> npt.NDArray[Any]:
+        """Return the value of a variable."""
 
     def slot_variables(
         self, model: Any, variables: Iterable[Any], hidden: Collection[int]

@@ -82,6 +82,17 @@ def steps_taken(model: Any) -> int:
     return lane.iterations(model.optimizer)
 
 
+def updates(model: Any, steps: int) -> int:
+    """Return the updates that the optimizer makes in its first so many steps."""
+    return steps // lane.steps_an_update(model.optimizer)
+
+
+def check_momentum(model: Any) -> None:
+    """Raise if the optimizer's momentum cannot move exactly."""
+    for inner in lane.inner_optimizers(model.optimizer):
+        lane.momentum_name(inner)
+
+
 def variables_in_file(model: Any) -> int:
     """Return the number of variables that a file of now holds of the optimizer."""
     return len(lane.variables_in_file(model.optimizer))

@@ -25,7 +25,7 @@ from keras_finetune._engine import fit
 from keras_finetune._engine.active import lane
 from keras_finetune._engine.evaluation import Evaluation
 from keras_finetune._engine.features import Features
-from keras_finetune._engine.lane import Flags, SetAside, Trained, Unsaid
+from keras_finetune._engine.lane import Flags, Schedule, SetAside, Trained, Unsaid
 from keras_finetune._engine.patches import Patch, patched
 from keras_finetune._engine.structure import all_layers, variable_key, weights
 
@@ -89,6 +89,7 @@ class Demand:
         later: The variables that train in any stage, for a callback that has stages
             and applies its demands itself.
         features: What feeds the steps with the features of frozen layers.
+        schedule: What the updates do one after the other; one callback has it.
     """
 
     multipliers: Mapping[Hashable, float] | None = None
@@ -97,6 +98,7 @@ class Demand:
     at_inference: Sequence[Any] = ()
     later: Sequence[Any] = ()
     features: Features | None = None
+    schedule: Schedule | None = None
 
 
 class Session:
@@ -147,6 +149,14 @@ class Session:
             # A file that `fit` resumes from may have been met before our turn came.
             self._phase = Phase.CHANGING
         self._demands[owner] = replace(self._demands.get(owner, Demand()), **changes)
+
+    def follow(self, owner: Any, schedule: Schedule) -> None:
+        """Let updates follow a schedule, from the next step on."""
+        self.demand(owner, schedule=schedule)
+        if self._phase is Phase.APPLIED:
+            self.apply()
+        else:
+            self.begin()
 
     def make_room(self, variables: Sequence[Any]) -> None:
         """Let a backup be loaded in which all these variables have slots."""
@@ -226,6 +236,18 @@ class Session:
                 product *= demand.multipliers.get(key, 1.0)
         return product
 
+    def schedule(self) -> Schedule | None:
+        """Return what the updates follow, if anything."""
+        every = (demand.schedule for demand in self._demands.values())
+        return next((one for one in every if one is not None), None)
+
+    def factor(self) -> float:
+        """Return what a schedule has multiplied the rate of the last update by."""
+        schedule = self.schedule()
+        if schedule is None:
+            return 1.0
+        return schedule.factor_of(lane.updates(self.optimizer) - 1)
+
     def _trained_by_flags(self) -> list[Any]:
         with patched(self._unsaid.patches):
             return lane.trained(self.model)
@@ -301,7 +323,13 @@ class Session:
 
     def _rate_patches(self) -> list[Patch]:
         scaled = {id(v): (v, self.multiplier(v)) for v in self._trained_by_flags()}
-        if all(multiplier == 1.0 for _, multiplier in scaled.values()):
+        schedule, factor, momentum = self.schedule(), None, None
+        if schedule is not None:
+            start, momenta = schedule.start, schedule.momenta
+            factor = lane.at_update(self.optimizer, schedule.factors, start)
+            if momenta:
+                momentum = lane.at_update(self.optimizer, momenta, start)
+        elif all(multiplier == 1.0 for _, multiplier in scaled.values()):
             return []
         patches: list[Patch] = []
         for inner in lane.inner_optimizers(self.optimizer):
@@ -310,7 +338,7 @@ class Session:
                 for v, multiplier in scaled.values()
                 if multiplier != 1.0
             }
-            patches += lane.rate_patches(inner, multipliers)
+            patches += lane.rate_patches(inner, multipliers, factor, momentum)
         return patches
 
     def _asked_to_rest(self) -> list[Any]:

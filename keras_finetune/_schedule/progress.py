@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_finetune import _checks
 from keras_finetune._schedule import epochs as _epochs
-from keras_finetune._schedule.trigger import MetricTrigger
+from keras_finetune._schedule.trigger import Metric, MetricTrigger
 
 # Without `every`, all groups train from this share of the epochs on.
 SHARE = 0.5
@@ -24,6 +24,8 @@ class Progress:
         mode: `"min"`, `"max"` or `"auto"`.
         min_delta: Change of the metric that counts as an improvement.
         patience: Epochs without improvement after which the next stage starts.
+        restore_best: Whether the best epoch of each stage is looked for.
+        verdicts: Whether `end_stage` starts the next stage.
     """
 
     def __init__(
@@ -33,20 +35,38 @@ class Progress:
         mode: str,
         min_delta: float,
         patience: int | None,
+        *,
+        restore_best: bool = False,
+        verdicts: bool = False,
     ) -> None:
-        self.every = _check_every(every, monitor)
+        by_metric = monitor is not None and not (restore_best and patience is None)
+        # Whether stages wait for something, so that their epochs are not known before.
+        self.waits = by_metric or verdicts
+        self.every = _check_every(every, self.waits)
         self.history: list[dict[str, Any]] = []
         self.stage: int | None = None
         self.starts: list[int] | None = None
         self._monitor = monitor
         self._trigger: MetricTrigger | None = None
-        if monitor is not None:
+        if monitor is not None and by_metric:
             self._trigger = MetricTrigger(monitor, mode, min_delta, patience)
         elif patience is not None:
             raise ValueError(
                 "Argument `patience` needs a `monitor`. "
                 f"Received: monitor=None, patience={patience!r}"
             )
+        self._metric: Metric | None = None
+        if restore_best:
+            if monitor is None:
+                raise ValueError(
+                    "Argument `restore_best=True` needs a `monitor`, which tells the "
+                    "best epoch. Received: restore_best=True, monitor=None"
+                )
+            trigger = self._trigger
+            self._metric = trigger.metric if trigger else Metric(monitor, mode)
+        # The best epoch of the stage that trains, and its value.
+        self.best_epoch: int | None = None
+        self._best: float | None = None
         self._due = False
         self._seen_epoch: int | None = None
 
@@ -54,7 +74,7 @@ class Progress:
 
     def starts_of(self, last: int, epochs: int | None) -> list[int] | None:
         """Return the epochs at which the stages 0 to `last` start, as far as known."""
-        if self._trigger is not None:
+        if self.waits:
             return None
         if self.every is not None:
             return _epochs.starts(self.every, last)
@@ -75,16 +95,19 @@ class Progress:
         return _epochs.spans([starts[stage]], epochs)[0]
 
     def _waiting(self, last: int) -> list[str]:
-        if self._trigger is None:
+        if not self.waits:
             return ["from 0", *["in the first half of the epochs"] * last]
         late = "" if self.every is None else f", at the latest {self.every} later"
-        return ["from 0", *[f"when {self._monitor} stalls{late}"] * last]
+        what = "EarlyStopping stops"
+        if self._trigger is not None:
+            what = f"{self._monitor} stalls"
+        return ["from 0", *[f"when {what}{late}"] * last]
 
     # --- while training --------------------------------------------------------------
 
     def begin_fit(self) -> None:
         """Note that a `fit` begins, in a stage that is not known yet."""
-        self.stage = self._seen_epoch = None
+        self.stage = self._seen_epoch = self.best_epoch = self._best = None
 
     def fix(self, last: int, epochs: int | None) -> None:
         """Fix the boundaries, which later and longer runs keep."""
@@ -115,7 +138,7 @@ class Progress:
         before = self.stage
         if before is None and self.history:
             before = int(self.history[-1]["stage"])
-        if self._trigger is None:
+        if not self.waits:
             starts: Sequence[int] = self.starts or [0]
             if before is None and saved_epoch is not None:
                 before = _epochs.stage_at(saved_epoch, starts[1:], last)
@@ -133,6 +156,7 @@ class Progress:
     def add(self, entry: dict[str, Any]) -> None:
         """Remember that a stage began, and wait for the next."""
         self.history.append(entry)
+        self.forget_best()
         if self._trigger is not None:
             self._trigger.restart(keep_best=True)
 
@@ -146,9 +170,24 @@ class Progress:
             logs: Its logs.
             agreed: Makes the decision that the next stage is due one of all processes.
         """
-        if self._trigger is not None and epoch != self._seen_epoch:
-            self._seen_epoch = epoch
+        if epoch == self._seen_epoch:
+            return
+        self._seen_epoch = epoch
+        if self._trigger is not None:
             self._due = agreed(self._trigger.update(epoch, logs)) or self._due
+        if self._metric is not None:
+            value = self._metric.value(epoch, logs)
+            better = value is not None and self._metric.better(value, self._best)
+            if agreed(better):
+                self.best_epoch, self._best = epoch, value
+
+    def end_stage(self) -> None:
+        """Let the next stage begin with the next epoch."""
+        self._due = True
+
+    def forget_best(self) -> None:
+        """Look for the best epoch of the stage among those to come."""
+        self.best_epoch = self._best = None
 
     def observes(self, logs: Mapping[str, Any]) -> bool:
         """Return whether the logs have what is monitored."""
@@ -166,6 +205,8 @@ class Progress:
             "due": self._due,
             "best": None if plateau is None else plateau.best,
             "wait": None if plateau is None else plateau.wait,
+            "best_epoch": self.best_epoch,
+            "best_of_stage": self._best,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -173,12 +214,14 @@ class Progress:
         self.stage, self._due = state["stage"], state["due"]
         self.starts = state["starts"]
         self.history[:] = state["history"]
+        self.best_epoch = state.get("best_epoch")
+        self._best = state.get("best_of_stage")
         if self._trigger is not None:
             self._trigger.plateau.best = state["best"]
             self._trigger.plateau.wait = state["wait"]
 
 
-def _check_every(every: Any, monitor: Any) -> Any:
+def _check_every(every: Any, waits: bool) -> Any:
     if every is None:
         return None
     if not isinstance(every, (list, tuple)):
@@ -189,10 +232,10 @@ def _check_every(every: Any, monitor: Any) -> Any:
             "Argument `every` must be a number of epochs, or a rising list of epochs "
             f"from 1 on. Received: every={every!r}"
         )
-    if monitor is not None:
+    if waits:
         raise ValueError(
-            "With a `monitor`, `every` is the number of epochs that a stage may take "
-            "at most; a list of epochs contradicts it. "
-            f"Received: every={every!r}, monitor={monitor!r}"
+            "Where stages wait, for a `monitor` or for `EarlyStopping`, `every` is the "
+            "number of epochs that one may take at most; a list of epochs contradicts "
+            f"it. Received: every={every!r}"
         )
     return starts

@@ -12,56 +12,44 @@ from keras_finetune._schedule.epochs import Plateau
 _RISING = ("acc", "auc", "precision", "recall", "f1")
 
 
-class MetricTrigger:
-    """Watches a key of the logs until it stops improving.
+class Metric:
+    """A key of the logs that is to fall or to rise.
 
     Args:
         monitor: The key.
         mode: `"min"`, `"max"` or `"auto"`.
-        min_delta: The change that counts as an improvement.
-        patience: The epochs without improvement that pull the trigger.
     """
 
-    def __init__(
-        self, monitor: str, mode: str, min_delta: float, patience: int | None
-    ) -> None:
+    def __init__(self, monitor: str, mode: str) -> None:
         if not isinstance(monitor, str):
             raise TypeError(
                 "Argument `monitor` must be a key of the logs or `None`. "
                 f"Received: monitor={monitor!r}"
             )
-        if patience is None:
-            raise ValueError(
-                "Argument `monitor` needs `patience`: the epochs without improvement "
-                "after which the next stage starts. "
-                f"Received: monitor={monitor!r}, patience=None"
-            )
         if mode == "auto":
             mode = "max" if any(word in monitor for word in _RISING) else "min"
         self.monitor = monitor
-        self.plateau = Plateau(
-            mode, min_delta, _checks.integer("patience", patience, 1)
-        )
+        self.mode = mode
         self._said: set[str] = set()
 
-    def update(self, epoch: int, logs: Mapping[str, Any]) -> bool:
-        """Take an epoch's logs; True when the next stage is due."""
+    def better(self, value: float, best: float | None) -> bool:
+        """Return whether a value is better than the best so far; a NaN never is."""
+        if value != value:
+            return False
+        return best is None or (value > best if self.mode == "max" else value < best)
+
+    def value(self, epoch: int, logs: Mapping[str, Any]) -> float | None:
+        """Return the value in an epoch's logs, if it is there."""
         if self.monitor not in logs:
             self._miss(epoch, logs)
-            return False
+            return None
         value = float(logs[self.monitor])
         if value != value:
             self._say_once(
                 "nan",
                 f"`{self.monitor}` is NaN in epoch {epoch + 1}: it starts no stage.",
             )
-        return self.plateau.update(value)
-
-    def restart(self, *, keep_best: bool = False) -> None:
-        """Start to wait again."""
-        self.plateau.wait = 0
-        if not keep_best:
-            self.plateau.best = None
+        return value
 
     def _miss(self, epoch: int, logs: Mapping[str, Any]) -> None:
         validated = any(key.startswith("val_") for key in logs)
@@ -83,4 +71,40 @@ class MetricTrigger:
     def _say_once(self, what: str, message: str) -> None:
         if what not in self._said:
             self._said.add(what)
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(message, stacklevel=3)
+
+
+class MetricTrigger:
+    """Watches a metric until it stops improving.
+
+    Args:
+        monitor: Its key in the logs.
+        mode: `"min"`, `"max"` or `"auto"`.
+        min_delta: The change that counts as an improvement.
+        patience: The epochs without improvement that pull the trigger.
+    """
+
+    def __init__(
+        self, monitor: str, mode: str, min_delta: float, patience: int | None
+    ) -> None:
+        self.metric = Metric(monitor, mode)
+        if patience is None:
+            raise ValueError(
+                "Argument `monitor` needs `patience`: the epochs without improvement "
+                "after which the next stage starts. "
+                f"Received: monitor={monitor!r}, patience=None"
+            )
+        self.plateau = Plateau(
+            self.metric.mode, min_delta, _checks.integer("patience", patience, 1)
+        )
+
+    def update(self, epoch: int, logs: Mapping[str, Any]) -> bool:
+        """Take an epoch's logs; True when the next stage is due."""
+        value = self.metric.value(epoch, logs)
+        return value is not None and self.plateau.update(value)
+
+    def restart(self, *, keep_best: bool = False) -> None:
+        """Start to wait again."""
+        self.plateau.wait = 0
+        if not keep_best:
+            self.plateau.best = None

@@ -6,9 +6,16 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from keras_finetune._engine import fit, keras, loading, optimizer, processes, session
+from keras_finetune._engine import (
+    backups,
+    fit,
+    keras,
+    loading,
+    optimizer,
+    processes,
+    session,
+)
 from keras_finetune._engine.active import lane
-from keras_finetune._engine.backups import Backups, resumes
 from keras_finetune._engine.structure import variable_key, weights
 from keras_finetune._rules import advice
 from keras_finetune._rules.monitored import check_monitor
@@ -16,7 +23,11 @@ from keras_finetune._rules.sharing import shared_groups, warn_of_other_groups
 from keras_finetune._rules.stages import Stages
 from keras_finetune._schedule.progress import Progress
 from keras_finetune._tables import bold
+from keras_finetune.callbacks._best_of_stage import BestOfStage
+from keras_finetune.callbacks._early_stopping import judge_stages
 
+# What the state is called in a backup's record.
+_NAME = "GradualUnfreeze"
 _SETTINGS = (
     "every",
     "initial_groups",
@@ -24,6 +35,8 @@ _SETTINGS = (
     "mode",
     "min_delta",
     "patience",
+    "restore_best",
+    "early_stopping",
     "learning_rate_factor",
     "batch_norm",
     "frozen_mode",
@@ -46,7 +59,8 @@ class Unfreezing:
         self._stages: Stages | None = None
         self._entered = False
         self._saved_epoch: int | None = None
-        self._backups = Backups(model, "GradualUnfreeze", self._state, self._observe)
+        self.best = BestOfStage(model, progress)
+        self._backups = backups.of_fit(model)
 
     @property
     def stages(self) -> Stages:
@@ -61,10 +75,10 @@ class Unfreezing:
 
     def await_backup(self) -> None:
         """Get ready for a backup, which Keras may load before our turn comes."""
-        model, state = self._model, self._backups.latest()
+        model, state = self._model, self._backups.latest(_NAME)
         if state is not None:
             self._check_settings(state["settings"])
-        if resumes(model):
+        if backups.resumes(model):
             if state is None:
                 processes.announce(
                     model,
@@ -74,7 +88,7 @@ class Unfreezing:
                 )
             ever = self.stages.variables(self.stages.last)
             session.join(model).make_room(ever)
-        self._backups.hook()
+        self._keep()
         loading.await_file(model, self._asks, self._enter_stage_of_file, last=True)
 
     def begin(self, epochs: int | None) -> None:
@@ -88,8 +102,10 @@ class Unfreezing:
         running.demand(self._asks, later=stages.variables(stages.last))
         running.log_quietly("stage")
         running.at_close(self._remember)
-        self._backups.hook()
+        self._keep()
         running.at_close(self._backups.unhook)
+        if self._asks.early_stopping == "stage":
+            running.at_close(judge_stages(model, self._progress, stages.last))
         self._saved_epoch = lane.epoch_of_checkpoint(model)
 
     def begin_epoch(self, epoch: int, epochs: int | None) -> None:
@@ -111,6 +127,8 @@ class Unfreezing:
             )
         last = self.stages.last
         before, stage = progress.stages_at(epoch, self._saved_epoch, last)
+        if before is not None and stage != before:
+            self._end_stage()
         if begins or stage != before:
             self._enter(stage)
         if not progress.history or stage != before:
@@ -119,6 +137,7 @@ class Unfreezing:
     def end(self) -> None:
         """Leave the `fit`, and say which groups it has not come to."""
         stage, last = self._progress.stage, self.stages.last
+        self._end_stage()
         session.join(self._model).leave(self._asks)
         if stage is not None and stage < last:
             frozen = [group.name for group in self.stages.frozen(stage)]
@@ -134,7 +153,7 @@ class Unfreezing:
             added = [stages.trained(stage)[0].name for stage in range(len(starts))]
             default = asks.every is None
             said.append(advice.of_stages_not_reached(starts, epochs, added, default))
-        if asks.monitor is not None:
+        if asks.patience is not None and asks.early_stopping == "run":
             kind = keras.callbacks.EarlyStopping
             said += [
                 advice.of_early_stopping(int(other.patience), asks.patience)
@@ -154,6 +173,9 @@ class Unfreezing:
         )
 
     # --- backups ---------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        self._backups.keep(_NAME, self._state, self._observe, self.best.files)
 
     def _settings(self) -> dict[str, Any]:
         settings = {name: getattr(self._asks, name) for name in _SETTINGS}
@@ -181,9 +203,10 @@ class Unfreezing:
 
     def _restore(self) -> bool:
         """Take up what the backup in use has recorded."""
-        state = self._backups.restore()
+        state = self._backups.restore(_NAME)
         if state is not None:
             self._progress.restore(state)
+            self.best.restore(self._backups)
         return state is not None
 
     def _enter_stage_of_file(self, count: int) -> None:
@@ -219,6 +242,18 @@ class Unfreezing:
         running.apply()
         self._progress.enter(stage)
         self._entered = True
+
+    def _end_stage(self) -> None:
+        epoch = self.best.put_back()
+        if epoch is not None:
+            entry = self._progress.history[-1]
+            entry["best_epoch"] = epoch
+            if self._asks.verbose:
+                processes.announce(
+                    self._model,
+                    f"Stage {entry['stage']} ends with the weights and the optimizer "
+                    f"state of epoch {epoch}, its best by {self._asks.monitor}",
+                )
 
     def _remember(self) -> None:
         if self._entered:

@@ -208,12 +208,12 @@ class DiscriminativeLR(FineTuningCallback):
             warnings.warn(said, stacklevel=4)
 
     def _rates(self, running: session.Session) -> dict[str, float]:
-        """Return the highest rate in each group, as it stands now."""
-        groups = self._run.groups
+        """Return the highest rate in each group, that of the last update."""
+        groups, factor = self._run.groups, running.factor()
         trained = running.trained()
         base = optimizer.learning_rates(self.model, trained)
         rates = {
-            variable_key(v): rate * running.multiplier(v)
+            variable_key(v): rate * factor * running.multiplier(v)
             for v, rate in zip(trained, base, strict=True)
         }
         return {

@@ -16,6 +16,7 @@ from keras_finetune.callbacks._unfreezing import Unfreezing, stages_of
 
 _BATCH_NORM = ("follow", "frozen", "trainable")
 _FROZEN_MODES = ("training", "inference")
+_EARLY_STOPPING = ("run", "stage")
 
 
 @keras.saving.register_keras_serializable(package="keras_finetune")
@@ -52,7 +53,18 @@ class GradualUnfreeze(FineTuningCallback):
         mode: `"min"`, `"max"`, or `"auto"`: `"max"` for metrics whose name contains
             `acc`, `auc`, `precision`, `recall` or `f1`, else `"min"`.
         min_delta: Change of the metric that counts as an improvement.
-        patience: Epochs without improvement after which the next stage starts.
+        patience: Epochs without improvement after which the next stage starts. With
+            `restore_best` it can be left out: stages then start by `every`, and the
+            `monitor` only tells which epoch was best.
+        restore_best: Whether each stage ends with the best epoch that it has had, by
+            the `monitor`: before the next stage starts, and at the end of `fit`, the
+            weights, moving statistics and optimizer state of the end of that epoch
+            come back. Iterations, schedules and random generators go on. One copy is
+            kept in memory, and with each backup of `BackupAndRestore`.
+        early_stopping: What it means that a `keras.callbacks.EarlyStopping` beside this
+            callback stops: the end of the `"run"`, as in Keras, or the end of the
+            `"stage"`, and of the run only in the last stage. It can start stages
+            alone, without a `monitor` of this callback.
         learning_rate_factor: Factor on the base learning rate at each unfreeze. Under
             a `LearningRateSchedule` it multiplies what the schedule gives.
         batch_norm: `"frozen"` (default): `BatchNormalization` in groups that start
@@ -68,7 +80,8 @@ class GradualUnfreeze(FineTuningCallback):
     Attributes:
         history: One dictionary for each stage that was entered: `epoch` (counted from
             0), `stage`, `groups` (the names of those that train),
-            `trainable_parameters`, `learning_rate`.
+            `trainable_parameters`, `learning_rate`; with `restore_best`, once the
+            stage is over, `best_epoch`: the epoch that training went on from.
 
     Raises:
         TypeError: If an argument has the wrong type, or the optimizer is of a make
@@ -96,6 +109,8 @@ class GradualUnfreeze(FineTuningCallback):
         mode: Literal["auto", "min", "max"] = "auto",
         min_delta: float = 0.0,
         patience: int | None = None,
+        restore_best: bool = False,
+        early_stopping: Literal["run", "stage"] = "run",
         learning_rate_factor: float = 1.0,
         batch_norm: Literal["follow", "frozen", "trainable"] = "frozen",
         frozen_mode: Literal["training", "inference"] = "training",
@@ -108,7 +123,19 @@ class GradualUnfreeze(FineTuningCallback):
         self.mode = _checks.choice("mode", mode, ("auto", "min", "max"))
         self.min_delta = _checks.number("min_delta", min_delta, 0.0)
         self.patience = patience
-        self._progress = Progress(every, monitor, mode, self.min_delta, patience)
+        self.restore_best = _checks.boolean("restore_best", restore_best)
+        self.early_stopping = _checks.choice(
+            "early_stopping", early_stopping, _EARLY_STOPPING
+        )
+        self._progress = Progress(
+            every,
+            monitor,
+            mode,
+            self.min_delta,
+            patience,
+            restore_best=restore_best,
+            verdicts=early_stopping == "stage",
+        )
         self.learning_rate_factor = _checks.number(
             "learning_rate_factor", learning_rate_factor, 0.0, exclusive=True
         )
@@ -131,6 +158,16 @@ class GradualUnfreeze(FineTuningCallback):
     def history(self) -> list[dict[str, Any]]:
         """The stages that were entered, a dictionary each."""
         return self._progress.history
+
+    @property
+    def waits(self) -> bool:
+        """Whether stages wait for a metric, so that their epochs are not known."""
+        return self._progress.waits
+
+    @property
+    def starts(self) -> list[int] | None:
+        """The epochs at which stages start, once a `fit` began and unless they wait."""
+        return self._progress.starts
 
     def plan(self, model: keras.Model, epochs: int | None = None) -> Report:
         """Print what will happen: stages, groups, parameters and rates.
@@ -189,6 +226,8 @@ class GradualUnfreeze(FineTuningCallback):
         if logs is not None:
             logs["stage"] = self._progress.stage
         self._progress.observe(epoch, logs or {}, processes.agreed)
+        if self.restore_best:
+            self._run.best.keep(epoch)
 
     def on_train_end(self, logs: Any = None) -> None:
         self._run.end()

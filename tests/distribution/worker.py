@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import reference
 
-from keras_finetune import DiscriminativeLR, GradualUnfreeze
+from keras_finetune import DiscriminativeLR, GradualUnfreeze, OneCycle
 from keras_finetune._engine import KERAS_3, keras
 
 GROUPS = ["low", "middle", "head"]
@@ -269,7 +269,8 @@ def rates(engine):
 
 
 def both(engine):
-    return [GradualUnfreeze(groups=GROUPS, verbose=1, every=1), *rates(engine)]
+    gradual = GradualUnfreeze(groups=GROUPS, verbose=1, every=1)
+    return [gradual, *rates(engine), OneCycle(per="stage")]
 
 
 CASES = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,36 +26,64 @@ _world = "keras3" if KERAS_3 else "keras2"
 _lane: BackupLane = import_module(f"keras_finetune._engine.backups._{_world}").running()
 
 _PREFIX, _SUFFIX = "keras_finetune_step_", ".json"
+_FILE = "keras_finetune_file_"
 # The file that is being written, the one before, and its copy (`double_checkpoint`).
 _KEPT = 3
 
 
+class Kept(NamedTuple):
+    """What a callback keeps with each backup.
+
+    Args:
+        state: Gives the state to record, made of what JSON knows.
+        observe: Called with the epoch and its logs before a backup at its end.
+        files: Gives the files that the state names, and what gives their content.
+    """
+
+    state: Callable[[], dict[str, Any]]
+    observe: Callable[[int, Mapping[str, Any]], None]
+    files: Callable[[], dict[str, Callable[[], bytes]]]
+
+
+def of_fit(model: Any) -> Backups:
+    """Return the backups of the `fit` that runs, one object for all callbacks."""
+    for callback in _callbacks(model):
+        for present in _present(callback):
+            if present.belongs_here():
+                return present
+            present.unhook()  # left over from a `fit` that was interrupted
+    return Backups(model)
+
+
 class Backups:
-    """The `BackupAndRestore` callbacks of the `fit` that runs.
+    """The `BackupAndRestore` callbacks of one `fit`.
 
     Args:
         model: The model.
-        name: What the state is called in the record.
-        state: Gives the state to record, made of what JSON knows.
-        observe: Called with the epoch and its logs before a backup at its end.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        name: str,
-        state: Callable[[], dict[str, Any]],
-        observe: Callable[[int, Mapping[str, Any]], None],
-    ) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
-        self._name = name
-        self._state = state
-        self._observe = observe
+        self._fit = fit.current(model)
+        self._kept: dict[str, Kept] = {}
+        self._restored: dict[str, Any] | None = None
+        self._written: set[str] = set()
         self._epoch = 0
         self._hooked: list[Patch] = []
 
-    def latest(self) -> dict[str, Any] | None:
-        """Return the state in the record of the last step that was recorded, if any."""
+    def keep(
+        self,
+        name: str,
+        state: Callable[[], dict[str, Any]],
+        observe: Callable[[int, Mapping[str, Any]], None] = lambda epoch, logs: None,
+        files: Callable[[], dict[str, Callable[[], bytes]]] = dict,
+    ) -> None:
+        """Record a state under a name before each backup, from now to `unhook`."""
+        self._kept[name] = Kept(state, observe, files)
+        self._hook()
+
+    def latest(self, name: str) -> dict[str, Any] | None:
+        """Return a state in the record of the last step that was recorded, if any."""
         records = [
             (step, directory)
             for directory in map(_lane.directory, _callbacks(self.model))
@@ -64,17 +92,17 @@ class Backups:
         for step, directory in sorted(records, reverse=True):
             record = _read(directory, step)
             if record is not None:
-                return record.get(self._name)
+                return record.get(name)
         return None
 
-    def hook(self) -> None:
-        """Write a record before each backup, from now to `unhook`."""
+    def belongs_here(self) -> bool:
+        """Return whether these are the backups of the `fit` that we are called from."""
+        return self._fit.runs()
+
+    def _hook(self) -> None:
         for callback in _callbacks(self.model):
-            present = getattr(callback.__dict__.get("on_epoch_end"), "backups", None)
-            if present is self:
+            if self in _present(callback):
                 continue
-            if isinstance(present, Backups):
-                present.unhook()  # left over from a `fit` that was interrupted
             for patch in _lane.hooks(callback, self):
                 patch.value.backups = self
                 callback.__dict__[patch.name] = patch.value
@@ -87,17 +115,28 @@ class Backups:
                 del callback.__dict__[name]
         self._hooked = []
 
-    def restore(self) -> dict[str, Any] | None:
-        """Put the generators back, and return the state, of the backup in use.
+    def restore(self, name: str) -> dict[str, Any] | None:
+        """Return a state in the record of the backup in use; generators are put back.
 
         That is the backup whose step the optimizer has; `None` if there is none.
         """
-        for callback in _callbacks(self.model):
-            record = self.record_of(callback)
-            if record is not None and self._name in record:
-                _set_generators(self.model, record["generators"])
+        if self._restored is None:
+            records = map(self.record_of, _callbacks(self.model))
+            self._restored = next((one for one in records if one is not None), {})
+            if self._restored:
+                _set_generators(self.model, self._restored["generators"])
                 _announce_what_begins_anew(self.model)
-                return dict(record[self._name])
+        state = self._restored.get(name)
+        return None if state is None else dict(state)
+
+    def file(self, name: str) -> bytes | None:
+        """Return the content of a file that a restored state names, if it is there."""
+        for directory in map(_lane.directory, _callbacks(self.model)):
+            path = _lane.files.join(directory, _FILE + name)
+            if _lane.files.exists(path):
+                self._written.add(path)
+                with _lane.files.open(path, "rb") as file:
+                    return bytes(file.read())
         return None
 
     def begin(self, epoch: int) -> None:
@@ -116,7 +155,8 @@ class Backups:
     def before_epoch_end(self, epoch: int, logs: Mapping[str, Any]) -> None:
         """Return the logs of an epoch, before the backup at its end is written."""
         self._epoch = epoch + 1
-        self._observe(epoch, logs)
+        for kept in self._kept.values():
+            kept.observe(epoch, logs)
 
     def before_save(self, callback: Any) -> None:
         """Write the record of this step."""
@@ -125,16 +165,46 @@ class Backups:
         record = {
             "epoch": self._epoch,
             "generators": [state.tolist() for state in _generators(self.model)],
-            self._name: self._state(),
+            **{name: kept.state() for name, kept in self._kept.items()},
         }
         if _lane.may_write(self.model):
             directory = _lane.directory(callback)
             if not _lane.files.exists(directory):
                 _lane.files.makedirs(directory)
+            files: dict[str, Callable[[], bytes]] = {}
+            for kept in self._kept.values():
+                files.update(kept.files())
+            self._write(directory, files)
+            record["files"] = list(files)
             with _lane.files.open(_path(directory, step), "w") as file:
                 file.write(json.dumps(record))
             for old in [s for s in _steps(directory) if s != step][: -(_KEPT - 1)]:
                 _lane.files.remove(_path(directory, old))
+            self._remove_unnamed(directory)
+
+    def _write(self, directory: str, files: Mapping[str, Callable[[], bytes]]) -> None:
+        """Write files, before the record that names them, and each only once.
+
+        One that a killed process has left may be torn: it is written again, unless a
+        record has named it.
+        """
+        for name, content in files.items():
+            path = _lane.files.join(directory, _FILE + name)
+            if path not in self._written:
+                with _lane.files.open(path, "wb") as file:
+                    file.write(content())
+                self._written.add(path)
+
+    def _remove_unnamed(self, directory: str) -> None:
+        if not self._written:
+            return
+        records = [_read(directory, step) or {} for step in _steps(directory)]
+        named = {_FILE + name for record in records for name in record.get("files", ())}
+        for name in map(str, _lane.files.listdir(directory)):
+            if name.startswith(_FILE) and name not in named:
+                path = _lane.files.join(directory, name)
+                _lane.files.remove(path)
+                self._written.discard(path)
 
     def record_of(self, callback: Any) -> dict[str, Any] | None:
         """Return the record of the step that the optimizer has taken, if any."""
@@ -145,6 +215,12 @@ class Backups:
 def resumes(model: Any) -> bool:
     """Whether the `fit` that runs has a backup to start from."""
     return any(_lane.has_backup(callback) for callback in _callbacks(model))
+
+
+def _present(callback: Any) -> list[Backups]:
+    hook = callback.__dict__.get("on_epoch_end")
+    present = getattr(hook, "backups", None)
+    return [present] if isinstance(present, Backups) else []
 
 
 def _callbacks(model: Any) -> list[Any]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from keras_finetune._engine import gradients, keras
@@ -97,11 +99,34 @@ class Keras2(Lane):
     def iterations(self, optimizer: Any) -> int:
         return int(self.inner_optimizers(optimizer)[0].iterations.numpy())
 
+    def at_update(
+        self, optimizer: Any, values: Sequence[float], start: int
+    ) -> Callable[[], Any]:
+        counter, last = self.inner_optimizers(optimizer)[0], len(values) - 1
+        table = np.asarray(values, "float32")
+
+        def value() -> Any:
+            index = tf.clip_by_value(counter.iterations - start, 0, last)
+            return tf.gather(table, index)
+
+        return value
+
     def rate_patches(
-        self, inner: Any, multipliers: Mapping[Hashable, float]
+        self,
+        inner: Any,
+        multipliers: Mapping[Hashable, float],
+        factor: Callable[[], Any] | None = None,
+        momentum: Callable[[], Any] | None = None,
     ) -> list[Patch]:
+        name = None if momentum is None else self.momentum_name(inner)
+        moves = None if momentum is None or name is None else (name, momentum)
         kind = Legacy if slots.is_legacy(inner) else NewStyle
-        return kind(inner, multipliers).patches()
+        return kind(inner, multipliers, factor, moves).patches()
+
+    def hyperparameter(self, inner: Any, name: str) -> float:
+        if slots.is_legacy(inner):
+            return float(keras.backend.get_value(inner._hyper[name]))
+        return super().hyperparameter(inner, name)
 
     # --- the state of an optimizer ---------------------------------------------------
 
@@ -125,6 +150,23 @@ class Keras2(Lane):
             # `fit` ends by assigning the averages of all trainable variables.
             return list(variables)
         return super().slot_variables(model, variables, hidden)
+
+    def slots_of(
+        self, optimizer: Any, variables: Sequence[Any]
+    ) -> list[dict[str, Any]]:
+        holders = slots.holders(optimizer)
+        rows = {i: slots.rows(one) for i, one in enumerate(holders)}
+        return [
+            {
+                f"{i}/{name}": slot
+                for i, by_variable in rows.items()
+                for name, slot in by_variable.get(slots.key_of(variable), {}).items()
+            }
+            for variable in variables
+        ]
+
+    def value(self, variable: Any) -> npt.NDArray[Any]:
+        return np.asarray(variable.numpy())
 
     # --- files -----------------------------------------------------------------------
 

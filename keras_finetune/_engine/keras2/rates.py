@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_finetune._engine import keras
 from keras_finetune._engine.keras2.slots import is_legacy, key_of
 from keras_finetune._engine.patches import Patch, patched
+from keras_finetune._engine.traced import Positive
 
 
 def rate_of(inner: Any) -> Any:
@@ -25,17 +26,38 @@ class ScaledUpdates:
     Args:
         optimizer: An optimizer that updates variables.
         multipliers: The multiplier of each variable, by `key_of`; 1 elsewhere.
+        factor: Gives, in a step, what all rates are multiplied by as well.
+        momentum: The name of the optimizer's momentum, and what gives it in a step.
     """
 
-    def __init__(self, optimizer: Any, multipliers: Mapping[Hashable, float]) -> None:
+    def __init__(
+        self,
+        optimizer: Any,
+        multipliers: Mapping[Hashable, float],
+        factor: Callable[[], Any] | None = None,
+        momentum: tuple[str, Callable[[], Any]] | None = None,
+    ) -> None:
         self._optimizer = optimizer
         self._multipliers = multipliers
+        self._factor = factor
+        self._momentum = momentum
         # A trace computes each result once; they live as long as the patches.
         self._results: dict[Hashable, Any] = {}
 
     def multiplier(self, variable: Any) -> float:
         """Return the multiplier of a variable."""
         return self._multipliers.get(key_of(variable), 1.0)
+
+    def leaves_alone(self, variable: Any) -> bool:
+        """Return whether a variable is updated at the optimizer's own rate."""
+        moves = self._factor is not None or self._momentum is not None
+        return not moves and self.multiplier(variable) == 1.0
+
+    def scaled(self, rate: Any, multiplier: float) -> Any:
+        """Return a rate times the factor of the update and a multiplier."""
+        if self._factor is not None:
+            rate = rate * self._factor()
+        return rate if multiplier == 1.0 else rate * multiplier
 
     def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
         """Return a result that is computed once in each graph, and always eagerly."""
@@ -52,8 +74,8 @@ class ScaledUpdates:
 class NewStyle(ScaledUpdates):
     """The updates of an optimizer of the new generation."""
 
-    def __init__(self, optimizer: Any, multipliers: Mapping[Hashable, float]) -> None:
-        super().__init__(optimizer, multipliers)
+    def __init__(self, optimizer: Any, *scaling: Any) -> None:
+        super().__init__(optimizer, *scaling)
         self._update_one = optimizer.update_step
 
     def patches(self) -> list[Patch]:
@@ -74,11 +96,15 @@ class NewStyle(ScaledUpdates):
 
     def update_step(self, gradient: Any, variable: Any) -> Any:
         """Update one variable at its own rate."""
-        if self.multiplier(variable) == 1.0:
+        if self.leaves_alone(variable):
             return self._update_one(gradient, variable)
         # A tensor in the place of variable or schedule: the property returns it.
-        rate = Patch(self._optimizer, "_learning_rate", self._rate(variable))
-        with patched([rate]):
+        patches = [Patch(self._optimizer, "_learning_rate", self._rate(variable))]
+        if self._momentum is not None:
+            name, value = self._momentum
+            momentum = Positive(self.once(name, value))
+            patches.append(Patch(self._optimizer, name, momentum))
+        with patched(patches):
             return self._update_one(gradient, variable)
 
     def apply_weight_decay(self, variables: Any) -> None:
@@ -106,16 +132,18 @@ class NewStyle(ScaledUpdates):
 
     def _rate(self, variable: Any) -> Any:
         multiplier, optimizer = self.multiplier(variable), self._optimizer
-        if multiplier == 1.0:
+        if self.leaves_alone(variable):
             return optimizer.learning_rate
-        return self.once(multiplier, lambda: optimizer.learning_rate * multiplier)
+        return self.once(
+            multiplier, lambda: self.scaled(optimizer.learning_rate, multiplier)
+        )
 
 
 class Legacy(ScaledUpdates):
     """The updates of an optimizer of the older generation, and of TFA's."""
 
-    def __init__(self, optimizer: Any, multipliers: Mapping[Hashable, float]) -> None:
-        super().__init__(optimizer, multipliers)
+    def __init__(self, optimizer: Any, *scaling: Any) -> None:
+        super().__init__(optimizer, *scaling)
         # TFA's decoupled decay is not multiplied by the rate: it has one of its own,
         # and goes with the group, as in PyTorch's parameter groups.
         self._scaled = ["learning_rate"]
@@ -163,7 +191,7 @@ class Legacy(ScaledUpdates):
         state: dict[str, Any],
     ) -> Any:
         multiplier = self.multiplier(var)
-        if multiplier == 1.0:
+        if self.leaves_alone(var):
             return original(*arguments, **state)
         with self._hyper_scaled(multiplier):
             if state:
@@ -174,13 +202,16 @@ class Legacy(ScaledUpdates):
     @contextmanager
     def _hyper_scaled(self, multiplier: float) -> Iterator[None]:
         hyper, names = self._optimizer._hyper, self._scaled
-        before = {name: hyper[name] for name in names}
+        before = dict(hyper)
         scaled = self.once(
             ("hyper", multiplier),
-            lambda: {name: self._value(name) * multiplier for name in names},
+            lambda: {n: self.scaled(self._value(n), multiplier) for n in names},
         )
         try:
             hyper.update(scaled)
+            if self._momentum is not None:
+                name, value = self._momentum
+                hyper[name] = self.once(name, value)
             yield
         finally:
             hyper.update(before)

@@ -60,6 +60,18 @@ def is_built(optimizer: Any) -> bool:
     return bool(getattr(holder, "_built", False))
 
 
+def rows(optimizer: Any) -> dict[Any, dict[str, Any]]:
+    """Return the slots that one optimizer holds, by the key of a variable and name."""
+    if is_legacy(optimizer):
+        return {key: dict(row) for key, row in optimizer._slots.items()}
+    place = getattr(optimizer, "_index_dict", {})
+    lists = _slot_lists(optimizer, len(place))
+    return {
+        key: {name: values[i] for name, values in lists.items()}
+        for key, i in place.items()
+    }
+
+
 def set_variables(optimizer: Any, variables: list[Any]) -> None:
     """Give an optimizer another list of variables."""
     optimizer._variables = variables
@@ -97,15 +109,11 @@ def _rebuild_new_style(
     wanted = [key_of(v) for v in variables]
     if list(place) == wanted and keep >= set(wanted):
         return
-    slots, scalars = _slot_lists(optimizer, len(place)), _scalars(optimizer)
-    own = {id(v) for values in slots.values() for v in values}
+    before, scalars = rows(optimizer), _scalars(optimizer)
+    own = {id(v) for row in before.values() for v in row.values()}
     own.update(id(v) for v in scalars.values())
-    rows = {
-        key: {name: values[i] for name, values in slots.items()}
-        for key, i in place.items()
-    }
-    old = {key: row for key, row in rows.items() if key in keep}
-    for key, row in rows.items():
+    old = {key: row for key, row in before.items() if key in keep}
+    for key, row in before.items():
         if key in hidden and key not in wanted:
             aside[id(optimizer), key] = row
     old.update({k: aside.pop((id(optimizer), k), old.get(k, {})) for k in wanted})

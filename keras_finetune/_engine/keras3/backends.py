@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-from keras_finetune._engine import backend, gradients
+import numpy as np
+import numpy.typing as npt
+
+from keras_finetune._engine import backend, gradients, keras
 from keras_finetune._engine.keras3.base import Keras3
 
 
@@ -61,6 +64,10 @@ class Jax(Keras3):
 
 class Torch(Keras3):
     """Keras 3 on PyTorch."""
+
+    def constant(self, array: npt.NDArray[np.float32]) -> Any:
+        # Else every step would carry the array to the device.
+        return keras.ops.convert_to_tensor(array)
 
     def has_gradient(self, variable: Any) -> bool:
         # A flag of PyTorch's own, which `requires_grad_` sets without Keras.

@@ -7,6 +7,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from keras_finetune._engine import keras
 from keras_finetune._engine.keras3 import slots
 from keras_finetune._engine.keras3.rates import ScaledUpdates
@@ -70,13 +73,46 @@ class Keras3(Lane):
         return not isinstance(inner._learning_rate, keras.Variable)
 
     def iterations(self, optimizer: Any) -> int:
-        first = self.inner_optimizers(optimizer)[0]
-        return int(keras.ops.convert_to_numpy(first._iterations))
+        return int(keras.ops.convert_to_numpy(self._counter(optimizer)._iterations))
+
+    def steps_an_update(self, optimizer: Any) -> int:
+        return int(self._counter(optimizer).gradient_accumulation_steps or 1)
+
+    def at_update(
+        self, optimizer: Any, values: Sequence[float], start: int
+    ) -> Callable[[], Any]:
+        counter, last = self._counter(optimizer), len(values) - 1
+        table = self.constant(np.asarray(values, "float32"))
+
+        def value() -> Any:
+            index = keras.ops.clip(counter.iterations - start, 0, last)
+            return keras.ops.take(table, index)
+
+        return value
+
+    def constant(self, array: npt.NDArray[np.float32]) -> Any:
+        """Return what an operation takes for a constant, fast where it is eager."""
+        return array
+
+    def _counter(self, optimizer: Any) -> Any:
+        """Return the optimizer whose iterations count the updates of all."""
+        # Those in a `MultiOptimizer` stand still while all of theirs is frozen.
+        every = slots.all_optimizers(optimizer)
+        return next(
+            (one for one in every if slots.parts_of(one)),
+            self.inner_optimizers(optimizer)[0],
+        )
 
     def rate_patches(
-        self, inner: Any, multipliers: Mapping[Hashable, float]
+        self,
+        inner: Any,
+        multipliers: Mapping[Hashable, float],
+        factor: Callable[[], Any] | None = None,
+        momentum: Callable[[], Any] | None = None,
     ) -> list[Patch]:
-        return ScaledUpdates(inner, multipliers).patches()
+        name = None if momentum is None else self.momentum_name(inner)
+        moves = None if momentum is None or name is None else (name, momentum)
+        return ScaledUpdates(inner, multipliers, factor, moves).patches()
 
     # --- the state of an optimizer ---------------------------------------------------
 
@@ -105,6 +141,26 @@ class Keras3(Lane):
                 hidden = {id(v) for v in trained.hidden}
                 started = self.iterations(optimizer) > 0
                 slots.rebuild(optimizer, variables, hidden, aside, started)
+
+    def slots_of(
+        self, optimizer: Any, variables: Sequence[Any]
+    ) -> list[dict[str, Any]]:
+        every = slots.all_optimizers(optimizer)
+        states = {i: slots.State(one) for i, one in enumerate(every) if one.built}
+        return [
+            {
+                f"{i}/{name}": slot
+                for i, state in states.items()
+                if id(variable) in state.position
+                for name, slot in state.row(variable).items()
+                # What is accumulated belongs to the iterations, which go on.
+                if slot is not None and name != "_accumulated_gradients"
+            }
+            for variable in variables
+        ]
+
+    def value(self, variable: Any) -> npt.NDArray[Any]:
+        return np.asarray(keras.ops.convert_to_numpy(variable))
 
     # --- files -----------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from keras_finetune._engine import keras
+from keras_finetune._engine import backend, keras
 from keras_finetune._engine.keras3.slots import State
 from keras_finetune._engine.patches import Patch
+from keras_finetune._engine.traced import Positive
 
 
 class ScaledUpdates:
@@ -17,15 +18,25 @@ class ScaledUpdates:
         optimizer: An optimizer that updates variables.
         multipliers: The multiplier of each variable, by the optimizer's key; 1
             elsewhere.
+        factor: Gives, in a step, what all rates are multiplied by as well.
+        momentum: The name of the optimizer's momentum, and what gives it in a step.
     """
 
-    def __init__(self, optimizer: Any, multipliers: Mapping[Hashable, float]) -> None:
+    def __init__(
+        self,
+        optimizer: Any,
+        multipliers: Mapping[Hashable, float],
+        factor: Callable[[], Any] | None = None,
+        momentum: tuple[str, Callable[[], Any]] | None = None,
+    ) -> None:
         self._optimizer = optimizer
         self._multipliers = multipliers
+        self._factor = factor
+        self._momentum = momentum
         self._update_all = optimizer._backend_update_step
         self._update_one = optimizer.update_step
         self._decay = optimizer._apply_weight_decay
-        self._current_rate = optimizer._get_current_learning_rate
+        self._base_rate = optimizer._get_current_learning_rate
         # The rate under each multiplier, while variables are updated; shared by all
         # threads, since a merged call under MirroredStrategy runs in another one.
         self._rates: dict[float, Any] = {}
@@ -33,21 +44,22 @@ class ScaledUpdates:
 
     def patches(self) -> list[Patch]:
         """Return the patches under which the optimizer's step scales its updates."""
-        optimizer = self._optimizer
-        patches = [
-            Patch(optimizer, "_get_current_learning_rate", self.current_learning_rate),
-            Patch(optimizer, "_apply_weight_decay", self.apply_weight_decay),
-        ]
-        if hasattr(optimizer, "_parallel_update_step"):
-            return [
-                *patches,
-                Patch(optimizer, "_backend_update_step", self.update_in_parallel),
-            ]
-        return [
-            *patches,
-            Patch(optimizer, "_backend_update_step", self.update_all),
-            Patch(optimizer, "update_step", self.update_step),
-        ]
+        patched: dict[str, Callable[..., Any]] = {
+            "_get_current_learning_rate": self.current_learning_rate
+        }
+        if self._multipliers:
+            patched["_apply_weight_decay"] = self.apply_weight_decay
+            if hasattr(self._optimizer, "_parallel_update_step"):
+                patched["_backend_update_step"] = self.update_in_parallel
+            else:
+                patched["_backend_update_step"] = self.update_all
+                patched["update_step"] = self.update_step
+        patches = [Patch(self._optimizer, *patch) for patch in patched.items()]
+        if self._momentum is not None:
+            name, value = self._momentum
+            update = patched.get("_backend_update_step", self._update_all)
+            patches += momentum_patches(self._optimizer, name, value, update)
+        return patches
 
     def update_all(self, grads: Any, variables: Any, learning_rate: Any) -> Any:
         """Update all variables, with one multiplication for each multiplier."""
@@ -90,7 +102,7 @@ class ScaledUpdates:
             self._rates.clear()
 
     def current_learning_rate(self) -> Any:
-        """Return the rate that weight decay is multiplied by."""
+        """Return the rate of the update, and that weight decay is multiplied by."""
         multiplier = self._decaying
         if multiplier == 1.0:
             return self._current_rate()
@@ -100,6 +112,12 @@ class ScaledUpdates:
             )
         return self._rates[multiplier]
 
+    def _current_rate(self) -> Any:
+        rate = self._base_rate()
+        if self._factor is None:
+            return rate
+        return keras.ops.multiply(rate, self._factor())
+
     def _multiplier(self, variable: Any) -> float:
         return self._multipliers.get(self._optimizer._var_key(variable), 1.0)
 
@@ -108,3 +126,30 @@ class ScaledUpdates:
         for i, variable in enumerate(variables):
             parts.setdefault(self._multiplier(variable), []).append(i)
         return parts
+
+
+def momentum_patches(
+    optimizer: Any, name: str, value: Callable[[], Any], update: Callable[..., Any]
+) -> list[Patch]:
+    """Return patches under which an optimizer's momentum is another at each update.
+
+    Args:
+        optimizer: An optimizer that updates variables.
+        name: What it calls its momentum.
+        value: Gives the momentum in a step.
+        update: Updates all variables.
+    """
+
+    def with_momentum(grads: Any, variables: Any, learning_rate: Any) -> Any:
+        # Not put back here, but where the step ends: a merged call under
+        # MirroredStrategy begins once all replicas are here, and runs after it.
+        optimizer.__dict__[name] = known_to_be_positive(value())
+        return update(grads, variables, learning_rate)
+
+    as_it_is = Patch(optimizer, name, getattr(optimizer, name))
+    return [as_it_is, Patch(optimizer, "_backend_update_step", with_momentum)]
+
+
+def known_to_be_positive(momentum: Any) -> Any:
+    """Return a momentum that optimizers may compare with 0 while they are traced."""
+    return momentum if backend() == "torch" else Positive(momentum)
