@@ -17,7 +17,7 @@ BETA = 0.98
 EXPLODED = 4.0
 FEWEST = 6  # points that a curve must have
 # Of the standard error of the smoothed loss: what a fall must exceed.
-_CERTAIN = 3.0
+_CERTAIN = 4.0
 
 
 def rising(start: float, end: float, steps: int) -> list[float]:
@@ -102,6 +102,22 @@ def centred(losses: Array, beta: float = 0.8) -> Array:
     """
     back = smoothed(losses[::-1], beta)[::-1]
     return np.asarray((smoothed(losses, beta) + back) / 2)
+
+
+def change(losses: Array, baseline: Array | None) -> Array:
+    """Return what learning has done to each batch's loss, as far as that is known.
+
+    Batches are hard or easy; the same batch without learning tells how hard this one
+    is. Where the baseline is not of the same batches (data that cannot be read twice in
+    one order), which the first rates show, the losses themselves have to do.
+    """
+    if baseline is None or len(baseline) < len(losses):
+        return losses
+    difference = losses - baseline[: len(losses)]
+    early = max(3, len(losses) // 3)
+    if not np.std(difference[:early]) <= 0.5 * np.std(losses[:early]):
+        return losses
+    return np.asarray(difference)
 
 
 def ours(rates: Array, losses: Array) -> float:

@@ -9,6 +9,8 @@ from typing import Any
 from keras_finetune._engine import keras, rehearsal, session
 from keras_finetune.rates._suggestions import EXPLODED, Smooth
 
+_FEW = 6  # batches
+
 
 class Sweep(keras.callbacks.Callback):
     """Records the loss of each batch and the rate of its update, and ends the `fit`.
@@ -19,7 +21,7 @@ class Sweep(keras.callbacks.Callback):
 
     def __init__(self, rates: Sequence[float]) -> None:
         super().__init__()
-        self._all = rates
+        self.all = rates
         self._first: int | None = None
         self._step = 0
         self._smooth = Smooth()
@@ -39,7 +41,7 @@ class Sweep(keras.callbacks.Callback):
         if self._first is None:
             self._first = taken
         # Loss scaling skips steps, and the rate stays.
-        self._step = min(taken - self._first, len(self._all) - 1)
+        self._step = min(taken - self._first, len(self.all) - 1)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if "loss" not in (logs or {}):
@@ -48,13 +50,18 @@ class Sweep(keras.callbacks.Callback):
                 f"Keras does. Received: logs={logs!r}"
             )
         loss = float(logs["loss"])
-        self.rates.append(self._all[self._step])
+        self.rates.append(self.all[self._step])
         self.losses.append(loss)
-        smoothed = self._smooth.update(loss)
-        self._best = min(self._best, smoothed)
-        exploded = not smoothed <= EXPLODED * self._best if self._best > 0 else False
-        if exploded or not math.isfinite(loss) or len(self.rates) >= len(self._all):
+        is_last = len(self.rates) == len(self.all)
+        if is_last or not math.isfinite(loss) or self._explodes(loss):
             self.model.stop_training = True
+
+    def _explodes(self, loss: float) -> bool:
+        smoothed = self._smooth.update(loss)
+        if len(self.losses) < max(_FEW, len(self.all) // 10):
+            return False  # not an average yet, but a batch that is easy or hard
+        self._best = min(self._best, smoothed)
+        return smoothed > EXPLODED * self._best > 0.0
 
     def on_train_end(self, logs: Any = None) -> None:
         session.join(self.model).leave(self)

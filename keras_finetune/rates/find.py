@@ -165,8 +165,26 @@ def _search(
     rates: Sequence[float],
 ) -> RateSearch:
     sweep = Sweep(rates)
+    _run(model, data, callbacks, stage, last, sweep)
+    # The same batches and masks with next to no learning: the generators are back.
+    still = Sweep([rates[0]] * len(sweep.rates))
+    _run(model, data, callbacks, stage, last, still)
+    return RateSearch.of(
+        sweep.rates, sweep.losses, still.losses, steps=len(rates), stage=stage
+    )
+
+
+def _run(
+    model: Any,
+    data: Data,
+    callbacks: Sequence[Any],
+    stage: int,
+    last: int,
+    sweep: Sweep,
+) -> None:
+    """Train with the rates of a sweep, and put everything back."""
     copies = [_copy(callback, stage, last) for callback in callbacks]
-    epochs = 1 if data.is_read_in_one_epoch else len(rates)
+    epochs = 1 if data.is_read_in_one_epoch else len(sweep.all)
     with (
         memory_kept(model),
         rehearsal.rehearsal(model),
@@ -176,7 +194,7 @@ def _search(
         # What `GradualUnfreeze` says of a `fit` that ends in the middle.
         warnings.filterwarnings("ignore", message="`fit` ended in stage ")
         warnings.filterwarnings("ignore", message=".* end before these groups train")
-        rehearsal.sweep(model, rates)
+        rehearsal.sweep(model, sweep.all)
         model.fit(
             **arguments,
             initial_epoch=stage,
@@ -184,7 +202,6 @@ def _search(
             verbose=0,
             callbacks=[*copies, sweep],
         )
-    return RateSearch.of(sweep.rates, sweep.losses, steps=len(rates), stage=stage)
 
 
 def _check_stage(stage: Any) -> Any:

@@ -22,6 +22,8 @@ class RateSearch:
         rates: The base learning rate of each batch, shape `(batches,)`.
         losses: The loss of each batch alone, before its update. The last one may be
             NaN or infinite.
+        baseline: The loss of the same batches in a run that learns next to nothing,
+            all at the first rate.
         smoothed: The losses as an exponential average (factor 0.98, debiased).
         suggestions: What each rule suggests: `"ours"`, and fastai's `"valley"`,
             `"steepest"` and `"minimum"` (a tenth of the rate with the lowest loss).
@@ -34,7 +36,7 @@ class RateSearch:
 
     >>> rates = np.geomspace(1e-6, 1.0, 60)
     >>> losses = np.where(rates < 0.3, 1 / (1 + 100 * rates), 9.0)
-    >>> found = RateSearch.of(rates, losses, steps=60)
+    >>> found = RateSearch.of(rates, losses)
     >>> sorted(found.suggestions)
     ['minimum', 'ours', 'steepest', 'valley']
     >>> found.reason is None
@@ -43,6 +45,7 @@ class RateSearch:
 
     rates: Array
     losses: Array
+    baseline: Array | None
     smoothed: Array
     suggestions: Mapping[str, float]
     suggestion: float | None
@@ -51,13 +54,20 @@ class RateSearch:
 
     @classmethod
     def of(
-        cls, rates: Any, losses: Any, *, steps: int | None = None, stage: int = 0
+        cls,
+        rates: Any,
+        losses: Any,
+        baseline: Any = None,
+        *,
+        steps: int | None = None,
+        stage: int = 0,
     ) -> RateSearch:
         """Return what a curve suggests.
 
         Args:
             rates: The rates, rising.
             losses: The loss of a batch at each rate.
+            baseline: The losses of the same batches without learning, if known.
             steps: The steps that were asked for, if the search was stopped before.
             stage: The stage that was searched.
         """
@@ -65,20 +75,30 @@ class RateSearch:
         steps = len(rates) if steps is None else steps
         with np.errstate(invalid="ignore", over="ignore"):
             smoothed = _suggestions.smoothed(losses)
+        if baseline is not None:
+            baseline = np.asarray(baseline, "float64")
         kept, curve = _suggestions.usable(rates, smoothed, steps)
-        finite = losses[steps // 10 :][: _finite(losses[steps // 10 :])]
-        reason = _suggestions.why_none(finite, len(kept), len(losses) == steps)
+        change = _suggestions.change(losses, baseline)[steps // 10 :]
+        change = change[: _finite(change)]
+        reason = _suggestions.why_none(change, len(kept), len(losses) == steps)
         suggestions: dict[str, float] = {}
         if reason is None:
-            single = losses[steps // 10 :][: len(kept)]
             suggestions = {
-                "ours": _suggestions.ours(kept, single),
+                "ours": _suggestions.ours(rates[steps // 10 :][: len(change)], change),
                 "valley": _suggestions.valley(kept, curve),
                 "steepest": _suggestions.steepest(kept, curve),
                 "minimum": _suggestions.minimum(kept, curve),
             }
-        suggestion = suggestions.get("ours")
-        return cls(rates, losses, smoothed, suggestions, suggestion, reason, stage)
+        return cls(
+            rates,
+            losses,
+            baseline,
+            smoothed,
+            suggestions,
+            suggestions.get("ours"),
+            reason,
+            stage,
+        )
 
     def plot(self, *, figsize: tuple[float, float] = (7.0, 4.0)) -> Any:
         """Draw the losses over the rates, with what is suggested.
@@ -104,7 +124,7 @@ class RateSearch:
         axes.plot(self.rates, self.losses, color="0.75", label="loss of a batch")
         axes.plot(self.rates, self.smoothed, color="black", label="smoothed")
         styles = ("-", "--", "-.", ":")
-        for (name, rate), style in zip(self.suggestions.items(), styles, strict=True):
+        for (name, rate), style in zip(self.suggestions.items(), styles, strict=False):
             label = f"{name}: {rate:.2g}"
             axes.axvline(rate, color="0.3", linestyle=style, label=label)
         axes.set_xscale("log")
