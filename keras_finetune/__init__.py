@@ -16,6 +16,7 @@ from keras_finetune.callbacks import (
 from keras_finetune.layers import MCDropout, convert_dropout
 from keras_finetune.plotting import plot_history
 from keras_finetune.rates import RateSearch, find_learning_rate
+from keras_finetune.recipes import fine_tune
 from keras_finetune.uncertainty import MCPrediction, mc_predict
 
 __version__ = "0.1.0"
@@ -29,13 +30,14 @@ __all__ = [
     "MCDropout",
     "MCPrediction",
     "OneCycle",
-    "SlantedTriangular",
     "RateSearch",
+    "SlantedTriangular",
     "TrainOnly",
     "Warmup",
     "WeightNormLogger",
     "convert_dropout",
     "find_learning_rate",
+    "fine_tune",
     "layer_groups",
     "layers",
     "mc_predict",
