@@ -87,9 +87,10 @@ def sweep(model: Any, rates: Sequence[float]) -> None:
     inner = lane.inner_optimizers(model.optimizer)
     before = [lane.learning_rate(one) for one in inner]
     table = np.asarray(rates, "float64")
-    for one, rate in zip(inner, before, strict=True):
-        ratio = rate / before[0] if before[0] else 1.0
-        lane.schedule(one, np.asarray(table * ratio, "float32"))
+    with lane.scope(model):
+        for one, rate in zip(inner, before, strict=True):
+            ratio = rate / before[0] if before[0] else 1.0
+            lane.schedule(one, np.asarray(table * ratio, "float32"))
 
 
 def begin_batch(model: Any) -> int:

@@ -54,14 +54,14 @@ class Data:
                 f"Argument `x` cannot be rewound: its next {len(self._drawn)} batches "
                 "are used up, and `fit` will start after them. Give a new iterator to "
                 "`fit`, or a `PyDataset`, a dataset or arrays here.",
-                stacklevel=4,
+                stacklevel=3,
             )
         elif _goes_on_shuffling(x):
             warnings.warn(
                 "A `tf.data.Dataset` that shuffles keeps its own count of passes, "
                 "which cannot be put back: `fit` will see the order of a later pass. "
                 "Make the dataset again for `fit` if it must be the same.",
-                stacklevel=4,
+                stacklevel=3,
             )
 
     @contextmanager

@@ -17,7 +17,7 @@ from keras_finetune._engine.structure import all_layers
 from keras_finetune._rules import stages
 from keras_finetune.rates._sweep import Sweep
 
-GROUPS = ["low", ["norm", "middle"], "head"]
+GROUPS = ["low", ["norm", "head"]]
 CALLBACKS = {
     "none": list,
     "stages and rates": lambda: [
@@ -42,27 +42,29 @@ else:
     OPTIMIZERS["legacy"] = lambda: keras.optimizers.legacy.Adam(0.01)
 
 
+# Tracing takes most of the time where a step is a graph.
+EAGER = {"run_eagerly": True} if backend() == "tensorflow" else {}
+
+
 def make_data():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(22, 4)).astype("float32")
     return x, x[:, :1]
 
 
-def make_model(optimizer=OPTIMIZERS["adam"]):
+def make_model(optimizer=OPTIMIZERS["adam"], **arguments):
     keras.utils.set_random_seed(3)
     layers = keras.layers
     model = keras.Sequential(
         [
             keras.Input((4,)),
-            layers.Dense(5, activation="tanh", name="low"),
-            layers.Dropout(0.3, name="drop"),
+            layers.Dense(3, activation="tanh", name="low"),
+            layers.Dropout(0.3, seed=5, name="drop"),
             layers.BatchNormalization(name="norm"),
-            layers.Dense(4, activation="tanh", name="middle"),
-            layers.GaussianNoise(0.1, seed=5, name="noise"),
             layers.Dense(1, name="head"),
         ]
     )
-    model.compile(optimizer(), "mse", metrics=["mae"])
+    model.compile(optimizer(), "mse", metrics=["mae"], **(arguments or EAGER))
     return model
 
 
@@ -115,11 +117,11 @@ def same(one, other):
     )
 
 
-def assert_same_fit(search, callbacks, optimizer=OPTIMIZERS["adam"], trained=0):
+def assert_same_fit(search, callbacks, name="adam", trained=0, **arguments):
     """Compares a `fit` after a search with one without."""
     ends = []
     for searches in (False, True):
-        model = make_model(optimizer)
+        model = make_model(OPTIMIZERS[name], **arguments)
         if trained:
             fit(model, CALLBACKS["none"](), epochs=trained)
         if searches:
@@ -144,11 +146,11 @@ def assert_same_fit(search, callbacks, optimizer=OPTIMIZERS["adam"], trained=0):
 def test_the_fit_after_a_search_is_that_without(name, trained):
     def search(model):
         found = find_learning_rate(
-            model, *make_data(), callbacks=CALLBACKS[name](), batch_size=8, steps=10
+            model, *make_data(), callbacks=CALLBACKS[name](), batch_size=8, steps=4
         )
-        assert len(found.losses) > 5
+        assert len(found.losses) == 4
 
-    assert_same_fit(search, CALLBACKS[name], trained=trained)
+    assert_same_fit(search, CALLBACKS[name], trained=trained, run_eagerly=False)
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "adam"])
@@ -157,10 +159,10 @@ def test_the_state_of_optimizers_is_kept(name):
 
     def search(model):
         find_learning_rate(
-            model, *make_data(), callbacks=make(), batch_size=8, steps=8, stage=1
+            model, *make_data(), callbacks=make(), batch_size=8, steps=4, stage=1
         )
 
-    assert_same_fit(search, make, OPTIMIZERS[name], trained=1)
+    assert_same_fit(search, make, name, trained=1)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +269,7 @@ def test_an_iterator_is_drawn_from_once_and_says_so():
             model, batches, stage="each", steps=6, callbacks=[GradualUnfreeze(GROUPS)]
         )
     assert drawn == list(range(6))
-    assert [len(one.losses) for one in found] == [6, 6, 6]
+    assert [len(one.losses) for one in found] == [6, 6]
     next(batches)
     assert drawn[-1] == 6
     with pytest.warns(UserWarning, match="used up"):
