@@ -49,11 +49,19 @@ def _tensorflow(tf: Any) -> Callable[[], None]:
             generator.state.assign(state)
         if operations is not None and operations.getstate() != drawn:
             operations.setstate(drawn)
-            # An operation is kept under its seed, with how far it has drawn: one that
-            # gets the same seed again must begin again.
-            eager.clear_kernel_cache()
+            begin_operations_again()
 
     return put_back
+
+
+def begin_operations_again() -> None:
+    """Let eager operations of TensorFlow that get a seed again begin again.
+
+    They are kept under their seed, with how far they have drawn.
+    """
+    from tensorflow.python.eager import context
+
+    context.context().clear_kernel_cache()
 
 
 def _torch(torch: Any) -> Callable[[], None]:

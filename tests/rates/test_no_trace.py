@@ -8,7 +8,6 @@ import pytest
 from keras_finetune import (
     DiscriminativeLR,
     GradualUnfreeze,
-    TrainOnly,
     find_learning_rate,
 )
 from keras_finetune._engine import KERAS_3, backend, keras
@@ -24,7 +23,6 @@ CALLBACKS = {
         GradualUnfreeze(GROUPS, every=1),
         DiscriminativeLR(2.0, groups=GROUPS),
     ],
-    "selection": lambda: [TrainOnly("bias")],
 }
 SGD, ADAM = keras.optimizers.SGD, keras.optimizers.Adam
 DECAY = keras.optimizers.schedules.ExponentialDecay
@@ -140,9 +138,7 @@ def assert_same_fit(search, callbacks, name="adam", trained=0, **arguments):
         np.testing.assert_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    ("name", "trained"), [("none", 0), ("stages and rates", 0), ("selection", 1)]
-)
+@pytest.mark.parametrize(("name", "trained"), [("none", 0), ("stages and rates", 1)])
 def test_the_fit_after_a_search_is_that_without(name, trained):
     def search(model):
         found = find_learning_rate(
@@ -207,15 +203,6 @@ def test_the_callbacks_are_as_before():
     find_learning_rate(make_model(), *make_data(), callbacks=callbacks, steps=4)
     assert [vars(c) for c in callbacks] == before
     assert callbacks[0].history == []
-
-
-def test_what_the_user_has_frozen_is_still_frozen_by_the_user():
-    model = make_model()
-    callbacks = CALLBACKS["stages and rates"]
-    find_learning_rate(model, *make_data(), callbacks=callbacks(), steps=4)
-    model.get_layer("low").trainable = False
-    fit(model, callbacks(), epochs=3)
-    assert not model.get_layer("low").trainable
 
 
 # --- data -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_finetune._engine import gradients, keras
+from keras_finetune._engine import generators, gradients, keras
 from keras_finetune._engine.keras2 import flags, slots
 from keras_finetune._engine.keras2.rates import Legacy, NewStyle, Table, rate_of
 from keras_finetune._engine.lane import Flags, Lane, SetAside, Trained, Unsaid
@@ -213,8 +213,10 @@ class Keras2(Lane):
         state = None if seeds is None else seeds.getstate()
 
         def put_back() -> None:
-            for attributes, before in of_layers:
-                attributes.update(before)
+            if any(now["_seed"] != before["_seed"] for now, before in of_layers):
+                generators.begin_operations_again()
+            for now, before in of_layers:
+                now.update(before)
             if seeds is not None:
                 seeds.setstate(state)
 
