@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras_finetune import _checks
@@ -16,54 +15,13 @@ from keras_finetune.callbacks import (
 )
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """One recipe: where it is from, and the callbacks for a number of epochs."""
-
-    source: str
-    callbacks: Callable[[int], list[Any]]
-
-
-class Recipe(list[Any]):
-    """The callbacks of a recipe, for `fit`; printed, the words that make them.
-
-    Attributes:
-        name: The name of the recipe.
-        source: The paper or the project that it is from.
-
-    Example:
-
-    >>> print(fine_tune(6, recipe="bias"))
-    # bias: https://arxiv.org/abs/2106.10199
-    from keras_finetune import SlantedTriangular, TrainOnly
-    <BLANKLINE>
-    callbacks = [
-        TrainOnly(select='bias'),
-        SlantedTriangular(),
-    ]
-    """
-
-    def __init__(self, callbacks: list[Any], name: str, source: str) -> None:
-        super().__init__(callbacks)
-        self.name = name
-        self.source = source
-
-    def __str__(self) -> str:
-        names = ", ".join(sorted({type(callback).__name__ for callback in self}))
-        lines = "".join(f"    {callback!r},\n" for callback in self)
-        return (
-            f"# {self.name}: {self.source}\n"
-            f"from keras_finetune import {names}\n\n"
-            f"callbacks = [\n{lines}]"
-        )
-
-
-def fine_tune(epochs: int, *, recipe: str = "default") -> Recipe:
+def fine_tune(epochs: int, *, recipe: str = "default") -> list[Any]:
     """Return the callbacks of a recipe, for `model.fit(callbacks=...)`.
 
     Compile the model with the base learning rate, for example with what
-    `find_learning_rate` suggests, and call `fit` with the same number of epochs. Other
-    callbacks can be added to the list.
+    `find_learning_rate` suggests, and call `fit` with the same number of epochs. It is
+    a plain list, to which other callbacks can be added; printed, it shows the words
+    that make it by hand.
 
     - `"lp-ft"`: the head alone for a third of the epochs, then all groups at a tenth of
       the rate; in either part the rate rises and falls along a cosine.
@@ -86,8 +44,7 @@ def fine_tune(epochs: int, *, recipe: str = "default") -> Recipe:
         recipe: The name of a recipe.
 
     Returns:
-        A `Recipe`, which is a list of callbacks. `print` it to see how to write them by
-        hand.
+        A list of callbacks.
 
     Raises:
         TypeError: If `epochs` is no integer.
@@ -95,8 +52,8 @@ def fine_tune(epochs: int, *, recipe: str = "default") -> Recipe:
 
     Example:
 
-    >>> fine_tune(9)
-    [GradualUnfreeze(...), OneCycle(...)]
+    >>> print(fine_tune(6, recipe="ulmfit"))
+    [GradualUnfreeze(every=1), DiscriminativeLR(decay=2.6), SlantedTriangular()]
 
     References:
         - [Kumar et al., 2022](https://arxiv.org/abs/2202.10054) (LP-FT)
@@ -113,8 +70,7 @@ def fine_tune(epochs: int, *, recipe: str = "default") -> Recipe:
             f"The recipe {name!r} has two stages, so that argument `epochs` must be at "
             f"least 2. Received: epochs={epochs!r}"
         )
-    entry = _RECIPES[name]
-    return Recipe(entry.callbacks(epochs), name, entry.source)
+    return _RECIPES[name](epochs)
 
 
 def _cosine(**arguments: Any) -> OneCycle:
@@ -124,46 +80,27 @@ def _cosine(**arguments: Any) -> OneCycle:
 
 # A cache of the frozen body's features belongs first in "lp-ft" and "fastai", where
 # the head trains alone.
-_RECIPES = {
-    "lp-ft": _Entry(
-        "https://arxiv.org/abs/2202.10054",
-        lambda epochs: [
-            GradualUnfreeze(
-                2, every=[max(1, round(epochs / 3))], learning_rate_factor=0.1
-            ),
-            _cosine(per="stage"),
-        ],
-    ),
-    "ulmfit": _Entry(
-        "https://arxiv.org/abs/1801.06146",
-        lambda epochs: [
-            GradualUnfreeze(every=1),
-            DiscriminativeLR(2.6),
-            SlantedTriangular(),
-        ],
-    ),
-    "layer-decay": _Entry(
-        "https://arxiv.org/abs/2111.06377",
-        lambda epochs: [DiscriminativeLR(1 / 0.65, groups="auto"), _cosine()],
-    ),
-    "fastai": _Entry(
-        "https://docs.fast.ai/callback.schedule.html#learner.fine_tune",
-        lambda epochs: [
-            GradualUnfreeze(
-                2, every=[1], learning_rate_factor=0.5, batch_norm="trainable"
-            ),
-            DiscriminativeLR(multipliers=[0.01, 1.0]),
-            OneCycle(0.3, div=5.0, per="stage"),
-        ],
-    ),
-    "bias": _Entry(
-        "https://arxiv.org/abs/2106.10199",
-        lambda epochs: [TrainOnly("bias"), SlantedTriangular()],
-    ),
-    "lora": _Entry(
-        "https://arxiv.org/abs/2106.09685",
-        lambda epochs: [TrainOnly("lora"), SlantedTriangular()],
-    ),
+_RECIPES: Mapping[str, Callable[[int], list[Any]]] = {
+    "lp-ft": lambda epochs: [
+        GradualUnfreeze(2, every=[max(1, round(epochs / 3))], learning_rate_factor=0.1),
+        _cosine(per="stage"),
+    ],
+    "ulmfit": lambda epochs: [
+        GradualUnfreeze(every=1),
+        DiscriminativeLR(2.6),
+        SlantedTriangular(),
+    ],
+    "layer-decay": lambda epochs: [
+        DiscriminativeLR(1 / 0.65, groups="auto"),
+        _cosine(),
+    ],
+    "fastai": lambda epochs: [
+        GradualUnfreeze(2, every=[1], learning_rate_factor=0.5, batch_norm="trainable"),
+        DiscriminativeLR(multipliers=[0.01, 1.0]),
+        OneCycle(0.3, div=5.0, per="stage"),
+    ],
+    "bias": lambda epochs: [TrainOnly("bias"), SlantedTriangular()],
+    "lora": lambda epochs: [TrainOnly("lora"), SlantedTriangular()],
 }
 _DEFAULT = "lp-ft"
 _TWO_STAGES = ("lp-ft", "fastai")

@@ -75,10 +75,11 @@ class Data:
                 of_loader()
             return
         count = len(self._drawn) if self._drawn is not None else self._steps
-        batches = _Guarded(self._batches(), count)
+        batches = _Stoppable(self._batches(), count)
         given = {k: v for k, v in self._arguments.items() if k != "batch_size"}
         try:
-            yield {"x": batches, "steps_per_epoch": count, **given}
+            # Keras asks for a generator by its type.
+            yield {"x": batches.generator(), "steps_per_epoch": count, **given}
         finally:
             batches.stop()
 
@@ -99,22 +100,22 @@ class Data:
                 yield self._x[int(i)]
 
 
-class _Guarded:
-    """An iterator that threads of Keras may hold, and that can be stopped for good."""
+class _Stoppable:
+    """Batches that threads of Keras may hold, and that can be stopped for good."""
 
-    def __init__(self, iterator: Iterator[Any], count: int) -> None:
-        self._iterator = itertools.islice(iterator, count)
+    def __init__(self, batches: Iterator[Any], count: int) -> None:
+        self._batches = itertools.islice(batches, count)
         self._lock = threading.Lock()
         self._is_stopped = False
 
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        with self._lock:
-            if self._is_stopped:
-                raise StopIteration
-            return next(self._iterator)
+    def generator(self) -> Iterator[Any]:
+        """Yield the batches, until they are stopped."""
+        while True:
+            with self._lock:
+                batch = None if self._is_stopped else next(self._batches, None)
+            if batch is None:
+                return
+            yield batch
 
     def stop(self) -> None:
         """Wait for what is being read, and read nothing more."""
