@@ -247,6 +247,8 @@ def _copy(callback: Any, stage: int, last: int) -> Any:
         every=starts or None,
         monitor=None,
         patience=None,
+        restore_best=False,
+        early_stopping="run",
         learning_rate_factor=1.0,
         verbose=0,
     )
