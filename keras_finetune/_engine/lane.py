@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 
 from keras_finetune._engine.patches import Patch, Snapshot
@@ -215,6 +216,17 @@ class Lane(ABC):
         """Return the value of a hyperparameter that an optimizer was made with."""
         return float(getattr(inner, name))
 
+    @abstractmethod
+    def schedule(self, inner: Any, rates: npt.NDArray[np.float32]) -> None:
+        """Let an optimizer use these rates from now on, one a step.
+
+        Only its snapshot takes it back.
+
+        Args:
+            inner: An optimizer that updates variables.
+            rates: The rate of each step; the last one stays.
+        """
+
     # --- the state of an optimizer ---------------------------------------------------
 
     @abstractmethod
@@ -256,6 +268,29 @@ class Lane(ABC):
         """
         del model
         return [v for v in variables if id(v) not in hidden]
+
+    # --- all that a `fit` changes ----------------------------------------------------
+
+    @abstractmethod
+    def state_variables(self, model: Any) -> list[Any]:
+        """Return the variables of a model, its optimizer, metrics and generators."""
+
+    @abstractmethod
+    def compiled(self, model: Any) -> list[Any]:
+        """Return what holds the losses and metrics that a model was compiled with."""
+
+    def flagged(self, model: Any) -> list[Any]:
+        """Return the variables that have flags of their own."""
+        del model
+        return []
+
+    @abstractmethod
+    def generators(self, model: Any) -> Callable[[], None]:
+        """Return what puts Keras's generators back, but for their variables."""
+
+    @abstractmethod
+    def one_step_an_execution(self, model: Any) -> None:
+        """Let a step take one batch."""
 
     # --- files -----------------------------------------------------------------------
 

@@ -58,6 +58,13 @@ class Snapshot:
         self._set_variables = set_variables
         dictionaries: list[dict[Any, Any]] = [vars(one) for one in optimizers]
         self._before = [(d, _copy(d)) for d in (*dictionaries, *others)]
+        # A tracker's own dictionaries stay what they are.
+        self._tracked = [
+            (value, dict(value))
+            for d in dictionaries
+            for value in d.values()
+            if isinstance(value, dict) and type(value) is not dict
+        ]
         self._variables = [
             (optimizer, list(optimizer._variables))
             for optimizer in optimizers
@@ -69,6 +76,10 @@ class Snapshot:
         for dictionary, values in self._before:
             dictionary.clear()
             dictionary.update(values)
+        for tracked, values in self._tracked:
+            if tracked.keys() != values.keys():
+                tracked.clear()
+                tracked.update(values)
         for optimizer, variables in self._variables:
             self._set_variables(optimizer, variables)
 

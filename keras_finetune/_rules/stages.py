@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from keras_finetune._engine.active import lane
@@ -27,6 +28,19 @@ from keras_finetune._tables import Table
 _NOT_REACHED: weakref.WeakKeyDictionary[Any, set[Hashable]] = (
     weakref.WeakKeyDictionary()
 )
+
+
+@contextmanager
+def memory_kept(model: Any) -> Iterator[None]:
+    """Let `remember` change nothing for longer than a block."""
+    before = _NOT_REACHED.get(model)
+    try:
+        yield
+    finally:
+        if before is None:
+            _NOT_REACHED.pop(model, None)
+        else:
+            _NOT_REACHED[model] = before
 
 
 class Stages:

@@ -54,6 +54,15 @@ class FineTuningCallback(keras.callbacks.Callback):
         """
         return cls(**{name: _restored(value) for name, value in config.items()})
 
+    def with_arguments(self: Kind, **changes: Any) -> Kind:
+        """Return a new callback with the same arguments, but for some.
+
+        Args:
+            changes: The arguments that differ.
+        """
+        arguments = {name: getattr(self, name) for name in _arguments(type(self))}
+        return type(self)(**{**arguments, **changes})
+
     def refuse_another(self, neighbours: Sequence[Any]) -> None:
         """Raise if there is another callback of this kind in the same `fit`."""
         others = [c for c in neighbours if isinstance(c, type(self)) and c is not self]

@@ -5,18 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_finetune._engine import gradients, keras
+from keras_finetune._engine import generators, gradients, keras
 from keras_finetune._engine.keras2 import flags, slots
-from keras_finetune._engine.keras2.rates import Legacy, NewStyle, rate_of
+from keras_finetune._engine.keras2.rates import Legacy, NewStyle, Table, rate_of
 from keras_finetune._engine.lane import Flags, Lane, SetAside, Trained, Unsaid
 from keras_finetune._engine.patches import Patch, Snapshot, unchanged_if_it_fails
-from keras_finetune._engine.structure import weights
+from keras_finetune._engine.structure import all_layers, weights
+
+# Keras 2.15 or `tf_keras`: the same module under another name.
+_backend = import_module(f"{keras.__name__}.src.backend")
 
 
 class Keras2(Lane):
@@ -128,6 +132,18 @@ class Keras2(Lane):
             return float(keras.backend.get_value(inner._hyper[name]))
         return super().hyperparameter(inner, name)
 
+    def schedule(self, inner: Any, rates: npt.NDArray[np.float32]) -> None:
+        schedule, attributes = Table(rates, int(inner.iterations.numpy())), vars(inner)
+        if slots.is_legacy(inner):
+            attributes["_hyper"] = {**inner._hyper, "learning_rate": schedule}
+            attributes["_initial_decay"] = 0.0
+        else:
+            attributes["_learning_rate"] = schedule
+            # Else made within a step, where no variable can be.
+            attributes["_current_learning_rate"] = tf.Variable(
+                float(rates[0]), trainable=False
+            )
+
     # --- the state of an optimizer ---------------------------------------------------
 
     def scope(self, model: Any) -> AbstractContextManager[Any]:
@@ -167,6 +183,50 @@ class Keras2(Lane):
 
     def value(self, variable: Any) -> npt.NDArray[Any]:
         return np.asarray(variable.numpy())
+
+    # --- all that a `fit` changes ----------------------------------------------------
+
+    def state_variables(self, model: Any) -> list[Any]:
+        # Those that a checkpoint would hold: states of generators and of recurrent
+        # layers are among them.
+        view = tf.train.TrackableView
+        found = [v for metric in model.metrics for v in metric.variables]
+        found += model.weights
+        for root in (model, *slots.all_optimizers(model.optimizer)):
+            found += [v for v in view(root).descendants() if isinstance(v, tf.Variable)]
+        for one in slots.holders(model.optimizer):
+            found += list(one.variables() if slots.is_legacy(one) else one.variables)
+        return list({id(v): v for v in found}.values())
+
+    def compiled(self, model: Any) -> list[Any]:
+        return [model.compiled_metrics, model.compiled_loss]
+
+    def generators(self, model: Any) -> Callable[[], None]:
+        # A seeded layer counts its traces, or calls, in Python.
+        of_layers = [
+            (vars(value), dict(vars(value)))
+            for layer in all_layers(model)
+            for value in vars(layer).values()
+            if hasattr(value, "make_legacy_seed")
+        ]
+        seeds = getattr(_backend._SEED_GENERATOR, "generator", None)
+        state = None if seeds is None else seeds.getstate()
+
+        def put_back() -> None:
+            if any(now["_seed"] != before["_seed"] for now, before in of_layers):
+                generators.begin_operations_again()
+            for now, before in of_layers:
+                now.update(before)
+            if seeds is not None:
+                seeds.setstate(state)
+
+        return put_back
+
+    def one_step_an_execution(self, model: Any) -> None:
+        # A variable, which is put back with the others.
+        if model.steps_per_execution is not None:
+            model.__dict__["_steps_per_execution"] = tf.Variable(1, dtype="int64")
+        model.__dict__["_autotune_steps_per_execution"] = False
 
     # --- files -----------------------------------------------------------------------
 

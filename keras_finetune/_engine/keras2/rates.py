@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from keras_finetune._engine import keras
@@ -233,3 +235,22 @@ class Legacy(ScaledUpdates):
 
 def _takes_state(function: Callable[..., Any]) -> bool:
     return "apply_state" in inspect.signature(function).parameters
+
+
+class Table(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that reads rates from a table, one a step.
+
+    Args:
+        rates: The rates; the last one stays.
+        start: The step of the first one.
+    """
+
+    def __init__(self, rates: npt.NDArray[np.float32], start: int) -> None:
+        self._rates = rates
+        self._start = start
+
+    def __call__(self, step: Any) -> Any:
+        """Return the rate of a step."""
+        position = tf.cast(step, "int32") - self._start
+        position = tf.clip_by_value(position, 0, len(self._rates) - 1)
+        return tf.gather(tf.constant(self._rates), position)

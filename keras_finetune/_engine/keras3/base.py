@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
 from keras_finetune._engine import keras
 from keras_finetune._engine.keras3 import slots
-from keras_finetune._engine.keras3.rates import ScaledUpdates
+from keras_finetune._engine.keras3.rates import ScaledUpdates, Table
 from keras_finetune._engine.lane import Flags, Lane, SetAside, Trained, Unsaid
 from keras_finetune._engine.patches import (
     Patch,
@@ -114,6 +116,13 @@ class Keras3(Lane):
         moves = None if momentum is None or name is None else (name, momentum)
         return ScaledUpdates(inner, multipliers, factor, moves).patches()
 
+    def schedule(self, inner: Any, rates: npt.NDArray[np.float32]) -> None:
+        schedule = Table(rates, int(keras.ops.convert_to_numpy(inner._iterations)))
+        if not self.is_scheduled(inner):
+            rest = [v for v in inner._variables if v is not inner._learning_rate]
+            slots.set_variables(inner, rest)
+        vars(inner)["_learning_rate"] = schedule
+
     # --- the state of an optimizer ---------------------------------------------------
 
     def scope(self, model: Any) -> AbstractContextManager[Any]:
@@ -161,6 +170,34 @@ class Keras3(Lane):
 
     def value(self, variable: Any) -> npt.NDArray[Any]:
         return np.asarray(keras.ops.convert_to_numpy(variable))
+
+    # --- all that a `fit` changes ----------------------------------------------------
+
+    def state_variables(self, model: Any) -> list[Any]:
+        every = slots.all_optimizers(model.optimizer)
+        of_optimizers = [v for one in every for v in one._variables]
+        return [*model.variables, *model.metrics_variables, *of_optimizers]
+
+    def compiled(self, model: Any) -> list[Any]:
+        return [model._compile_metrics, model._compile_loss]
+
+    def flagged(self, model: Any) -> list[Any]:
+        return list(model.variables)
+
+    def generators(self, model: Any) -> Callable[[], None]:
+        del model  # those of its layers are variables
+        generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+        state = None if generator is None else np.array(self.value(generator.state))
+
+        def put_back() -> None:
+            global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
+            if generator is not None:
+                generator.state.assign(state)
+
+        return put_back
+
+    def one_step_an_execution(self, model: Any) -> None:
+        model.steps_per_execution = 1
 
     # --- files -----------------------------------------------------------------------
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from keras_finetune._engine import backend, keras
 from keras_finetune._engine.keras3.slots import State
 from keras_finetune._engine.patches import Patch
@@ -153,3 +156,22 @@ def momentum_patches(
 def known_to_be_positive(momentum: Any) -> Any:
     """Return a momentum that optimizers may compare with 0 while they are traced."""
     return momentum if backend() == "torch" else Positive(momentum)
+
+
+class Table(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that reads rates from a table, one a step.
+
+    Args:
+        rates: The rates; the last one stays.
+        start: The step of the first one.
+    """
+
+    def __init__(self, rates: npt.NDArray[np.float32], start: int) -> None:
+        self._rates = rates
+        self._start = start
+
+    def __call__(self, step: Any) -> Any:
+        """Return the rate of a step."""
+        position = keras.ops.cast(step, "int32") - self._start
+        position = keras.ops.clip(position, 0, len(self._rates) - 1)
+        return keras.ops.take(keras.ops.convert_to_tensor(self._rates), position)

@@ -1,0 +1,178 @@
+"""What a curve of losses over rising learning rates suggests.
+
+The rules of fastai 2 (`fastai/callback/schedule.py`), to the point, and one of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+BETA = 0.98
+# A loss this many times the best one has exploded.
+EXPLODED = 4.0
+FEWEST = 6  # points that a curve must have
+# Of the standard error of the smoothed loss: what a fall must exceed.
+_CERTAIN = 4.0
+# Shares of the fall of a loss: what is a fall, and what is its end.
+_REAL = 0.1
+_TURNED = 0.25
+
+
+def rising(start: float, end: float, steps: int) -> list[float]:
+    """Return rates that rise geometrically: `start (end / start)^(i / steps)`."""
+    return [start * (end / start) ** (i / steps) for i in range(steps)]
+
+
+class Smooth:
+    """An exponential average of losses, debiased: `sum / (1 - beta^count)`."""
+
+    def __init__(self, beta: float = BETA) -> None:
+        self._beta = beta
+        self._sum = 0.0
+        self._count = 0
+
+    def update(self, loss: float) -> float:
+        """Take one more loss, and return the average."""
+        self._count += 1
+        self._sum = self._beta * self._sum + (1.0 - self._beta) * loss
+        return self._sum / (1.0 - self._beta**self._count)
+
+
+def smoothed(losses: Sequence[float] | Array, beta: float = BETA) -> Array:
+    """Return the debiased exponential average after each loss."""
+    smooth = Smooth(beta)
+    return np.array([smooth.update(float(loss)) for loss in losses])
+
+
+def usable(rates: Array, losses: Array, steps: int) -> tuple[Array, Array]:
+    """Return the points that suggestions look at.
+
+    The first tenth of the steps and the last five points are left out, as is all from
+    the first loss on that is not finite.
+
+    Args:
+        rates: The rates.
+        losses: The smoothed losses.
+        steps: The steps that were asked for.
+    """
+    rates, losses = rates[steps // 10 : -5], losses[steps // 10 : -5]
+    wrong = np.flatnonzero(~np.isfinite(losses))
+    end = int(wrong[0]) if len(wrong) else len(losses)
+    return rates[:end], losses[:end]
+
+
+def valley(rates: Array, losses: Array) -> float:
+    """Return a rate some way down the longest valley of the losses.
+
+    The valley is the longest falling subsequence, which need not be in one piece; the
+    rate is that at half of its points, less rounding.
+    """
+    n = len(losses)
+    lengths = [1] * n
+    start = end = 0
+    for i in range(1, n):
+        for j in range(i):
+            if losses[i] < losses[j] and lengths[i] < lengths[j] + 1:
+                lengths[i] = lengths[j] + 1
+            if lengths[end] < lengths[i]:
+                end = i
+                start = end - lengths[end]
+    third = (end - start) / 3
+    return float(rates[start + int(third) + int(third / 2)])
+
+
+def steepest(rates: Array, losses: Array) -> float:
+    """Return the rate at which the loss falls fastest, by the logarithm of the rate."""
+    slopes = np.diff(losses) / np.diff(np.log(rates))
+    return float(rates[np.argmin(slopes)])
+
+
+def minimum(rates: Array, losses: Array) -> float:
+    """Return a tenth of the rate at which the loss is lowest."""
+    return float(rates[np.argmin(losses)]) / 10
+
+
+def centred(losses: Array, beta: float = 0.8) -> Array:
+    """Return losses smoothed from both sides, so that nothing is late.
+
+    An exponential average says with a rate what was true many rates before. One that
+    runs forwards and one that runs backwards are late and early by as much. Losses
+    that explode are cut off, at as much above the start as the lowest is below: the
+    average that runs backwards would carry them far.
+    """
+    start = float(np.mean(losses[: _early(losses)]))
+    cut = np.minimum(losses, start + (start - np.min(losses)))
+    back = smoothed(cut[::-1], beta)[::-1]
+    return np.asarray((smoothed(cut, beta) + back) / 2)
+
+
+def _early(losses: Array) -> int:
+    """Return how many losses belong to rates that are too low to matter."""
+    return max(3, len(losses) // 3)
+
+
+def change(losses: Array, baseline: Array | None) -> Array:
+    """Return what learning has done to each batch's loss, as far as that is known.
+
+    Batches are hard or easy; the same batch without learning tells how hard this one
+    is. Where the baseline is not of the same batches (data that cannot be read twice in
+    one order), which the first rates show, the losses themselves have to do.
+    """
+    if baseline is None or len(baseline) < len(losses):
+        return losses
+    difference = losses - baseline[: len(losses)]
+    early = _early(losses)
+    if not np.std(difference[:early]) <= 0.5 * np.std(losses[:early]):
+        return losses
+    return np.asarray(difference)
+
+
+def ours(rates: Array, losses: Array) -> float:
+    """Return the rate at which the loss turns up again after its fall.
+
+    That is where it has lost a quarter of what it had gained, in the losses smoothed
+    from both sides; without such a place, the rate with the lowest one. What comes
+    later is not looked at: a network that has broken down may do so at a low loss.
+    """
+    curve = centred(losses)
+    gained = np.mean(curve[: _early(curve)]) - np.minimum.accumulate(curve)
+    lost = curve - np.minimum.accumulate(curve)
+    falls = gained > _REAL * np.max(gained)
+    turns = np.flatnonzero(falls & (lost > _TURNED * gained))
+    return float(rates[turns[0] if len(turns) else np.argmin(curve)])
+
+
+def why_none(losses: Array, kept: int, is_whole: bool) -> str | None:
+    """Return why a curve suggests nothing, `None` if it does.
+
+    Args:
+        losses: The losses of single batches after the first tenth, as far as finite.
+        kept: The number of points that suggestions look at.
+        is_whole: Whether the highest rate was reached.
+    """
+    if kept < FEWEST:
+        return (
+            f"{kept} points of the curve are left to look at, of at least {FEWEST}: "
+            "use more `steps`, or a lower `start`"
+        )
+    curve = centred(losses)
+    lowest = int(np.argmin(curve))
+    third = _early(losses)
+    fall = float(np.mean(curve[:third]) - curve[lowest])
+    noise = float(np.std(np.diff(losses[:third]))) / np.sqrt(2.0)
+    # Of an average whose weights fall by 0.8 a batch on either side.
+    error = noise * np.sqrt(0.2 / 1.8 / 2)
+    if fall <= max(_CERTAIN * error, 1e-6 * abs(float(curve[0]))):
+        return (
+            f"the loss does not fall at any rate: by {fall:.3g} at most, and its "
+            f"standard error is {error:.2g}"
+        )
+    if is_whole and lowest >= len(curve) - 3:
+        return "the loss still falls at the highest rate: use a higher `end`"
+    return None

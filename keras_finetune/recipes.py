@@ -1,0 +1,106 @@
+"""Fine-tuning in one line: callbacks of named recipes, which can be written out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from keras_finetune import _checks
+from keras_finetune.callbacks import (
+    DiscriminativeLR,
+    GradualUnfreeze,
+    OneCycle,
+    SlantedTriangular,
+    TrainOnly,
+)
+
+
+def fine_tune(epochs: int, *, recipe: str = "default") -> list[Any]:
+    """Return the callbacks of a recipe, for `model.fit(callbacks=...)`.
+
+    Compile the model with the base learning rate, for example with what
+    `find_learning_rate` suggests, and call `fit` with the same number of epochs. It is
+    a plain list, to which other callbacks can be added; printed, it shows the words
+    that make it by hand.
+
+    - `"lp-ft"`: the head alone for a third of the epochs, then all groups at a tenth of
+      the rate; in either part the rate rises and falls along a cosine.
+    - `"ulmfit"`: one more group each epoch, the rate of each group 2.6 times that of
+      the one below, under a slanted triangle.
+    - `"layer-decay"`: all layers from the start, with rates that fall by 0.65 from
+      block to block, a rise of a tenth and a cosine; as for MAE and BEiT. (ELECTRA
+      has 0.8 to 0.9.)
+    - `"fastai"`: its `fine_tune`: the head for one epoch, then everything at half the
+      rate, the body at a hundredth of that, one cycle each. (fastai's first cycle
+      rises to its end, and falls in the second only; here both have one shape.)
+    - `"bias"`: BitFit: biases and shifts of normalization only, under a slanted
+      triangle. The kernel of a new head does not train either: train the head before.
+    - `"lora"`: the adapters that Keras's `enable_lora` makes, under a slanted triangle.
+    - `"default"`: `"lp-ft"`.
+
+    Args:
+        epochs: The epochs that `fit` will run, at least 1; `"lp-ft"` and `"fastai"`
+            need 2.
+        recipe: The name of a recipe.
+
+    Returns:
+        A list of callbacks.
+
+    Raises:
+        TypeError: If `epochs` is no integer.
+        ValueError: If there is no such recipe, or too few epochs for it.
+
+    Example:
+
+    >>> print(fine_tune(6, recipe="ulmfit"))
+    [GradualUnfreeze(every=1), DiscriminativeLR(decay=2.6), SlantedTriangular()]
+
+    References:
+        - [Kumar et al., 2022](https://arxiv.org/abs/2202.10054) (LP-FT)
+        - [Howard and Ruder, 2018](https://arxiv.org/abs/1801.06146) (ULMFiT)
+        - [He et al., 2021](https://arxiv.org/abs/2111.06377) (MAE), table 9
+        - [Ben Zaken et al., 2021](https://arxiv.org/abs/2106.10199) (BitFit)
+        - [Hu et al., 2021](https://arxiv.org/abs/2106.09685) (LoRA)
+    """
+    epochs = _checks.integer("epochs", epochs, 1)
+    name = _checks.choice("recipe", recipe, ("default", *_RECIPES))
+    name = _DEFAULT if name == "default" else name
+    if epochs < 2 and name in _TWO_STAGES:
+        raise ValueError(
+            f"The recipe {name!r} has two stages, so that argument `epochs` must be at "
+            f"least 2. Received: epochs={epochs!r}"
+        )
+    return _RECIPES[name](epochs)
+
+
+def _cosine(**arguments: Any) -> OneCycle:
+    """Return a short rise and a cosine, with the momentum left alone."""
+    return OneCycle(0.1, momentum=None, **arguments)
+
+
+# A cache of the frozen body's features belongs first in "lp-ft" and "fastai", where
+# the head trains alone.
+_RECIPES: Mapping[str, Callable[[int], list[Any]]] = {
+    "lp-ft": lambda epochs: [
+        GradualUnfreeze(2, every=[max(1, round(epochs / 3))], learning_rate_factor=0.1),
+        _cosine(per="stage"),
+    ],
+    "ulmfit": lambda epochs: [
+        GradualUnfreeze(every=1),
+        DiscriminativeLR(2.6),
+        SlantedTriangular(),
+    ],
+    "layer-decay": lambda epochs: [
+        DiscriminativeLR(1 / 0.65, groups="auto"),
+        _cosine(),
+    ],
+    "fastai": lambda epochs: [
+        GradualUnfreeze(2, every=[1], learning_rate_factor=0.5, batch_norm="trainable"),
+        DiscriminativeLR(multipliers=[0.01, 1.0]),
+        OneCycle(0.3, div=5.0, per="stage"),
+    ],
+    "bias": lambda epochs: [TrainOnly("bias"), SlantedTriangular()],
+    "lora": lambda epochs: [TrainOnly("lora"), SlantedTriangular()],
+}
+_DEFAULT = "lp-ft"
+_TWO_STAGES = ("lp-ft", "fastai")

@@ -1,0 +1,161 @@
+"""Smoothing and suggestions, against fastai's rules written out, and at their ends."""
+
+import numpy as np
+import pytest
+
+from keras_finetune.rates import RateSearch, _suggestions
+
+RATES = np.array(_suggestions.rising(1e-7, 10.0, 100))
+
+
+def curve(noise=0.0, seed=0):
+    """A loss that falls from 2 to 1 around a rate of 1e-3 and explodes above 1."""
+    t = np.log10(RATES)
+    losses = 1 + 1 / (1 + np.exp(3 * (t + 3))) + np.exp(3 * t)
+    return losses + noise * np.random.default_rng(seed).normal(size=len(losses))
+
+
+# --- the rules of fastai 2.8, as its source has them ----------------------------------
+
+
+def fastai_valley(rates, losses):
+    n = len(losses)
+    longest = [1] * n
+    max_start, max_end = 0, 0
+    for i in range(1, n):
+        for j in range(i):
+            if losses[i] < losses[j] and longest[i] < longest[j] + 1:
+                longest[i] = longest[j] + 1
+            if longest[max_end] < longest[i]:
+                max_end = i
+                max_start = max_end - longest[max_end]
+    sections = (max_end - max_start) / 3
+    return rates[max_start + int(sections) + int(sections / 2)]
+
+
+def fastai_steep(rates, losses):
+    slopes = [
+        (losses[i + 1] - losses[i]) / (np.log(rates[i + 1]) - np.log(rates[i]))
+        for i in range(len(losses) - 1)
+    ]
+    return rates[slopes.index(min(slopes))]
+
+
+def fastai_minimum(rates, losses):
+    return rates[list(losses).index(min(losses))] / 10
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("valley", fastai_valley),
+        ("steepest", fastai_steep),
+        ("minimum", fastai_minimum),
+    ],
+)
+def test_rules_are_those_of_fastai(name, rule, seed):
+    losses = curve(noise=0.05, seed=seed)
+    found = RateSearch.of(RATES, losses)
+    rates, smoothed = RATES[10:-5], found.smoothed[10:-5]
+    assert found.suggestions[name] == pytest.approx(rule(rates, smoothed), rel=1e-12)
+
+
+def test_the_valley_of_a_fixed_curve():
+    losses = np.array([5.0, 4.0, 4.5, 3.0, 2.0, 2.5, 1.0, 6.0, 7.0])
+    rates = np.arange(1.0, 10.0)
+    # The longest falling subsequence ends at 1.0, index 6, and has 5 members; it is
+    # said to start at 6 - 5 = 1: 1 + int(5/3) + int(5/6) = 2.
+    assert _suggestions.valley(rates, losses) == 3.0 == fastai_valley(rates, losses)
+
+
+def test_rates_rise_as_in_fastai():
+    expected = [1e-7 * (10 / 1e-7) ** (i / 100) for i in range(100)]
+    np.testing.assert_allclose(RATES, expected, rtol=1e-14)
+
+
+def test_the_average_is_debiased():
+    average, losses = 0.0, [3.0, 1.0, 4.0, 1.0, 5.0]
+    expected = []
+    for i, loss in enumerate(losses, 1):
+        average = 0.98 * average + 0.02 * loss
+        expected.append(average / (1 - 0.98**i))
+    np.testing.assert_allclose(_suggestions.smoothed(losses), expected, rtol=1e-12)
+
+
+# --- where there is no answer ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", range(1, 14))
+def test_few_points_give_a_reason_and_never_an_exception(n):
+    found = RateSearch.of(RATES[:n], curve()[:n], steps=100)
+    assert found.suggestion is None
+    assert not found.suggestions
+    assert found.reason is not None
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("at", [0, 1, 10, 30, 97, 99])
+def test_losses_that_are_not_finite_are_left_out(wrong, at):
+    losses = curve()
+    losses[at:] = wrong
+    found = RateSearch.of(RATES, losses)
+    if at <= 30:
+        assert found.suggestion is None
+    else:
+        assert 1e-5 < found.suggestion < 1
+
+
+def test_a_loss_that_does_not_fall_gives_none():
+    noise = np.random.default_rng(0).normal(size=100)
+    for losses in (1 + 0.1 * noise, np.full(100, 2.0), np.linspace(1, 3, 100)):
+        found = RateSearch.of(RATES, losses)
+        assert found.suggestion is None
+        assert "does not fall" in found.reason
+
+
+def test_noise_rarely_looks_like_a_fall():
+    rng = np.random.default_rng(0)
+    found = [RateSearch.of(RATES, rng.normal(5, 1, size=100)) for _ in range(50)]
+    assert sum(one.suggestion is not None for one in found) <= 5
+
+
+def test_a_loss_that_still_falls_at_the_end_gives_none():
+    found = RateSearch.of(RATES, 2 - np.arange(100) / 100)
+    assert found.suggestion is None
+    assert "higher `end`" in found.reason
+
+
+def test_a_baseline_of_the_same_batches_takes_their_noise_away():
+    hard = np.random.default_rng(1).normal(size=100)
+    clean = RateSearch.of(RATES, curve(), np.full(100, curve()[0]))
+    paired = RateSearch.of(RATES, curve() + hard, hard + curve()[0])
+    assert paired.suggestion == pytest.approx(clean.suggestion, rel=1e-9)
+
+
+def test_a_baseline_of_other_batches_is_not_used():
+    rng = np.random.default_rng(1)
+    losses = curve() + rng.normal(size=100)
+    found = RateSearch.of(RATES, losses, curve() + rng.normal(size=100))
+    assert found.suggestion == RateSearch.of(RATES, losses).suggestion
+
+
+# --- what is shown --------------------------------------------------------------------
+
+
+def test_it_says_what_it_suggests():
+    assert "ours" in repr(RateSearch.of(RATES, curve()))
+    short = repr(RateSearch.of(RATES[:11], curve()[:11]))
+    assert "no suggestion: 5 points" in short
+
+
+@pytest.mark.parametrize("losses", [curve(), np.full(100, np.nan), curve() * 0])
+def test_it_is_drawn(losses, tmp_path):
+    found = RateSearch.of(RATES, losses)
+    figure = found.plot()
+    axes = figure.axes[0]
+    assert axes.get_xscale() == "log"
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[:2] == ["loss of a batch", "smoothed"]
+    assert len(labels) == 2 + len(found.suggestions)
+    figure.savefig(tmp_path / "found.png")

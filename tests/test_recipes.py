@@ -1,0 +1,87 @@
+"""Recipes are lists of callbacks, and what is printed makes the same list."""
+
+import numpy as np
+import pytest
+
+import keras_finetune
+from keras_finetune import fine_tune, recipes
+from keras_finetune._engine import backend, keras
+
+NAMES = ("lp-ft", "ulmfit", "layer-decay", "fastai", "bias", "lora")
+EXPECTED = {
+    "lp-ft": (
+        "[GradualUnfreeze(groups=2, every=[4], learning_rate_factor=0.1), "
+        "OneCycle(pct_start=0.1, momentum=None, per='stage')]"
+    ),
+    "ulmfit": (
+        "[GradualUnfreeze(every=1), DiscriminativeLR(decay=2.6), SlantedTriangular()]"
+    ),
+    "bias": "[TrainOnly(select='bias'), SlantedTriangular()]",
+    "lora": "[TrainOnly(select='lora'), SlantedTriangular()]",
+}
+
+
+def test_all_recipes_are_here():
+    assert tuple(recipes._RECIPES) == NAMES
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_recipe_is_a_list_of_these_callbacks(name):
+    assert repr(fine_tune(12, recipe=name)) == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_printed_makes_the_same_callbacks(name):
+    recipe = fine_tune(12, recipe=name)
+    made = eval(str(recipe), vars(keras_finetune))  # the words that a user would type
+    assert type(recipe) is type(made) is list
+    assert repr(made) == repr(recipe)
+
+
+def test_each_call_makes_new_callbacks():
+    assert not {*map(id, fine_tune(12))} & {*map(id, fine_tune(12))}
+
+
+def test_the_default_is_one_of_them():
+    assert repr(fine_tune(12)) in [repr(fine_tune(12, recipe=name)) for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"epochs": 0}, ValueError, "epochs"),
+        ({"epochs": 2.0}, TypeError, "epochs"),
+        ({"epochs": 1}, ValueError, "at least 2"),
+        ({"epochs": 1, "recipe": "fastai"}, ValueError, "at least 2"),
+        ({"epochs": 4, "recipe": "best"}, ValueError, "recipe"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, error, said):
+    with pytest.raises(error, match=said):
+        fine_tune(**arguments)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "lora"])
+@pytest.mark.filterwarnings("ignore:.*fit. ended in stage")
+@pytest.mark.filterwarnings("ignore:.*end before these groups train")
+def test_a_recipe_runs(name):
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(3, name="low"),
+            layers.Dense(3, name="middle"),
+            layers.Dense(1, name="head"),
+        ]
+    )
+    eager = {"run_eagerly": True} if backend() == "tensorflow" else {}
+    model.compile(keras.optimizers.Adam(0.01), "mse", **eager)
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    before = model.get_weights()
+    history = model.fit(
+        x, x[:, :1], batch_size=8, epochs=3, verbose=0,
+        callbacks=fine_tune(3, recipe=name),
+    )  # fmt: skip
+    assert np.isfinite(history.history["loss"]).all()
+    assert not np.array_equal(before[-1], model.get_weights()[-1])
+    assert keras_finetune.fine_tune is fine_tune
