@@ -103,17 +103,18 @@ class Caching:
         # Another callback may begin a stage before our turn comes.
         self._epoch = int(fit.variables_of_fit(self._model).get("epoch") or 0)
         cached = isinstance(stage, Part)
-        self._asks.history.append(
-            {
-                "epoch": self._epoch,
-                "layer": stage.layer if cached else None,
-                "row_bytes": stage.row_bytes if isinstance(stage, Part) else 0,
-                "rows": 0,
-                "bytes": 0,
-                "hits": 0,
-                "misses": 0,
-            }
-        )
+        entry = {
+            "epoch": self._epoch,
+            "layer": stage.layer if cached else None,
+            "row_bytes": stage.row_bytes if isinstance(stage, Part) else 0,
+            "rows": 0,
+            "bytes": 0,
+            "hits": 0,
+            "misses": 0,
+        }
+        if self._asks.history[-1:] == [entry]:
+            return  # begun again, for another callback, before its first row
+        self._asks.history.append(entry)
         if self._asks.verbose:
             said = f"Epoch {self._epoch}: {bold('feature cache')}: {told(stage)}"
             processes.announce(self._model, said)
