@@ -98,6 +98,13 @@ def two_inputs():
     return keras.Model({"a": picture, "b": more}, layers.Dense(3, name="head")(x))
 
 
+def two_inputs_inside():
+    """A nested model, called with a dictionary, in which the cut is."""
+    inner = two_inputs()
+    inputs = {"a": keras.Input((6, 6, 2), name="a"), "b": keras.Input((4,), name="b")}
+    return keras.Model(inputs, layers.Dense(3, name="top")(inner(inputs)))
+
+
 MODELS = {
     "nested": nested,
     "flat": flat,
@@ -105,6 +112,7 @@ MODELS = {
     "branches": branches,
     "text": text,
     "two inputs": two_inputs,
+    "two inputs inside": two_inputs_inside,
 }
 
 
@@ -112,7 +120,7 @@ def data_for(name, rows=ROWS, seed=0):
     if name == "text":
         x = np.random.default_rng(seed).integers(0, 9, size=(rows, 5)).astype("int32")
         return x, labels(rows, seed + 1)
-    if name == "two inputs":
+    if name.startswith("two inputs"):
         more = np.random.default_rng(seed).normal(size=(rows, 4)).astype("float32")
         return {"a": images(rows, seed), "b": more}, labels(rows, seed + 1)
     y = labels(rows, seed + 1)
