@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_finetune import (
     DiscriminativeLR,
+    FeatureCache,
     GradualUnfreeze,
     TrainOnly,
     Warmup,
@@ -34,6 +35,7 @@ CALLBACKS = {
         DiscriminativeLR(multipliers=[0.0, 0.5, 1.0], groups=list(LAYERS))
     ],
     "TrainOnly": lambda: [TrainOnly("bias")],
+    "FeatureCache": lambda: [TrainOnly("head"), FeatureCache(verbose=0)],
     "WeightNormLogger": lambda: [WeightNormLogger(updates=True, distance=True)],
     "together": lambda: [
         GradualUnfreeze(groups=list(LAYERS), every=1),

@@ -108,7 +108,8 @@ def part(
         resting: Layers that behave as at inference already.
         rests: Whether the noise of other frozen layers may be put to rest.
     """
-    source = lane.opened(model)
+    # Its own `__call__`, if any, is what runs both parts.
+    source = lane.opened(model, own_call=True)
     trains = {variable_key(variable) for variable in trained}
     at_rest = {id(layer) for layer in resting}
     quiet = Graph(source, Ends(trains, at_rest, ignore_noise=True))
@@ -155,7 +156,7 @@ _NO_WEIGHTS = Obstacle("", "no layer with weights is frozen")
 
 def unsuited(model: Any) -> str | None:
     """Return why a model cannot be cut into two parts, or `None` if it can."""
-    if lane.opened(model) is None:
+    if lane.opened(model, own_call=True) is None:
         kind = type(model)
         if kind.call is not keras.Model.call and not hasattr(model, "_nodes_by_depth"):
             return f"its class {kind.__name__} has a `call` of its own"

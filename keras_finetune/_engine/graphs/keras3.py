@@ -25,7 +25,12 @@ class _Node(Node):
         self.inputs = node.input_tensors
         self.outputs = node.outputs
         # A nested model that is called with more than its inputs stays closed.
-        named = {k for k, v in node.arguments.kwargs.items() if v is not None}
+        # (Keras names the masks of a dictionary of inputs, also where there is none.)
+        named = {
+            name
+            for name, value in node.arguments.kwargs.items()
+            if any(leaf is not None for leaf in tree.flatten(value))
+        }
         self.plain = len(node.arguments.args) == 1 and named <= {"training"}
 
     def arguments(self, tensors: dict[int, Any]) -> tuple[Any, Any]:
