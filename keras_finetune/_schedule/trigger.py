@@ -47,7 +47,7 @@ class Metric:
         if value != value:
             self._say_once(
                 "nan",
-                f"`{self.monitor}` is NaN in epoch {epoch + 1}: it starts no stage.",
+                f"`{self.monitor}` is NaN in epoch {epoch + 1}, which tells nothing.",
             )
         return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -162,9 +163,10 @@ class _Run:
         if span is not None:
             span = optimizer.updates(model, span)
         self._schedule = Schedule(
-            in_cycles(asks.factors, lengths, span) or [1.0],
+            # Arrays: lists would hold an object for each update.
+            array("d", in_cycles(asks.factors, lengths, span) or [1.0]),
             start,
-            in_cycles(asks.momenta, lengths, span),
+            array("d", in_cycles(asks.momenta, lengths, span)),
         )
         session.join(model).follow(asks, self._schedule)
 

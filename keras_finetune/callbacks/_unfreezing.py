@@ -41,6 +41,8 @@ _SETTINGS = (
     "batch_norm",
     "frozen_mode",
 )
+# What a backup of a release without these settings was written with.
+_ADDED = {"restore_best": False, "early_stopping": "run"}
 
 
 class Unfreezing:
@@ -190,7 +192,7 @@ class Unfreezing:
             self._asks.on_epoch_end(epoch, logs)
 
     def _check_settings(self, theirs: Mapping[str, Any]) -> None:
-        ours = self._settings()
+        ours, theirs = self._settings(), {**_ADDED, **theirs}
         differ = [name for name in ours if ours[name] != theirs.get(name)]
         if differ:
             raise ValueError(

@@ -92,3 +92,43 @@ def test_a_longer_run_keeps_the_boundaries():
     resumed = Progress(None, None, "auto", 0.0, None)
     resumed.restore(json.loads(json.dumps(progress.state())))
     assert resumed.starts == [0, 2, 4]
+
+
+def test_the_best_epoch_is_that_of_the_stage():
+    progress = Progress(2, "loss", "min", 0.0, None, restore_best=True)
+    assert not progress.waits
+    seen = []
+    progress.fix(2, 6)
+    for epoch, loss in enumerate([3, 1, 2, 2, float("nan"), 5]):
+        before, stage = progress.stages_at(epoch, None, 2)
+        progress.enter(stage)
+        if stage != before:
+            progress.add({"epoch": epoch, "stage": stage})
+        progress.observe(epoch, {"loss": loss}, bool)
+        seen.append(progress.best_epoch)
+    # The first of equals; a NaN never is the best.
+    assert seen == [0, 1, 2, 2, None, 5]
+
+
+def test_the_best_epoch_is_kept_by_json():
+    progress = Progress(3, "accuracy", "auto", 0.0, None, restore_best=True)
+    resumed = Progress(3, "accuracy", "auto", 0.0, None, restore_best=True)
+    for epoch, accuracy in enumerate([0.5, 0.7]):
+        progress.observe(epoch, {"accuracy": accuracy}, bool)
+    resumed.restore(json.loads(json.dumps(progress.state())))
+    resumed.observe(2, {"accuracy": 0.6}, bool)
+    assert resumed.best_epoch == 1
+
+
+def test_a_verdict_ends_a_stage():
+    progress = Progress(3, None, "auto", 0.0, None, verdicts=True)
+    stages = []
+    for epoch in range(6):
+        before, stage = progress.stages_at(epoch, None, 2)
+        progress.enter(stage)
+        if stage != before:
+            progress.add({"epoch": epoch, "stage": stage})
+        if epoch == 1:
+            progress.end_stage()
+        stages.append(stage)
+    assert stages == [0, 0, 1, 1, 1, 2]
