@@ -8,6 +8,7 @@ from typing import Any
 from keras_finetune import _checks
 from keras_finetune.callbacks import (
     DiscriminativeLR,
+    FeatureCache,
     GradualUnfreeze,
     OneCycle,
     SlantedTriangular,
@@ -15,7 +16,9 @@ from keras_finetune.callbacks import (
 )
 
 
-def fine_tune(epochs: int, *, recipe: str = "default") -> list[Any]:
+def fine_tune(
+    epochs: int, *, recipe: str = "default", cache: bool = False
+) -> list[Any]:
     """Return the callbacks of a recipe, for `model.fit(callbacks=...)`.
 
     Compile the model with the base learning rate, for example with what
@@ -42,13 +45,18 @@ def fine_tune(epochs: int, *, recipe: str = "default") -> list[Any]:
         epochs: The epochs that `fit` will run, at least 1; `"lp-ft"` and `"fastai"`
             need 2.
         recipe: The name of a recipe.
+        cache: Whether to compute the features of frozen groups once a row, with a
+            `FeatureCache`: for `"lp-ft"`, `"ulmfit"` and `"fastai"`, where some are
+            frozen at first. The model must have a graph, that is, no `call` of its
+            own.
 
     Returns:
         A list of callbacks.
 
     Raises:
-        TypeError: If `epochs` is no integer.
-        ValueError: If there is no such recipe, or too few epochs for it.
+        TypeError: If an argument has the wrong type.
+        ValueError: If there is no such recipe, too few epochs for it, or nothing in it
+            to cache.
 
     Example:
 
@@ -70,7 +78,12 @@ def fine_tune(epochs: int, *, recipe: str = "default") -> list[Any]:
             f"The recipe {name!r} has two stages, so that argument `epochs` must be at "
             f"least 2. Received: epochs={epochs!r}"
         )
-    return _RECIPES[name](epochs)
+    if _checks.boolean("cache", cache) and name not in _FREEZING:
+        raise ValueError(
+            f"The recipe {name!r} freezes no group as a whole, so there is nothing to "
+            f"cache. Received: cache={cache!r}"
+        )
+    return [*_RECIPES[name](epochs), *([FeatureCache()] if cache else [])]
 
 
 def _cosine(**arguments: Any) -> OneCycle:
@@ -78,8 +91,6 @@ def _cosine(**arguments: Any) -> OneCycle:
     return OneCycle(0.1, momentum=None, **arguments)
 
 
-# A cache of the frozen body's features belongs first in "lp-ft" and "fastai", where
-# the head trains alone.
 _RECIPES: Mapping[str, Callable[[int], list[Any]]] = {
     "lp-ft": lambda epochs: [
         GradualUnfreeze(2, every=[max(1, round(epochs / 3))], learning_rate_factor=0.1),
@@ -104,3 +115,4 @@ _RECIPES: Mapping[str, Callable[[int], list[Any]]] = {
 }
 _DEFAULT = "lp-ft"
 _TWO_STAGES = ("lp-ft", "fastai")
+_FREEZING = ("lp-ft", "ulmfit", "fastai")

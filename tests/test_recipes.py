@@ -54,6 +54,12 @@ def test_the_default_is_one_of_them():
         ({"epochs": 1}, ValueError, "at least 2"),
         ({"epochs": 1, "recipe": "fastai"}, ValueError, "at least 2"),
         ({"epochs": 4, "recipe": "best"}, ValueError, "recipe"),
+        ({"epochs": 4, "cache": 1}, TypeError, "cache"),
+        (
+            {"epochs": 4, "recipe": "bias", "cache": True},
+            ValueError,
+            "nothing to cache",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, said):
@@ -61,10 +67,13 @@ def test_bad_arguments_are_refused(arguments, error, said):
         fine_tune(**arguments)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "lora"])
+CASES = [(name, False) for name in NAMES if name != "lora"]
+
+
+@pytest.mark.parametrize(("name", "cache"), [*CASES, ("lp-ft", True)])
 @pytest.mark.filterwarnings("ignore:.*fit. ended in stage")
 @pytest.mark.filterwarnings("ignore:.*end before these groups train")
-def test_a_recipe_runs(name):
+def test_a_recipe_runs(name, cache):
     layers = keras.layers
     model = keras.Sequential(
         [
@@ -80,7 +89,7 @@ def test_a_recipe_runs(name):
     before = model.get_weights()
     history = model.fit(
         x, x[:, :1], batch_size=8, epochs=3, verbose=0,
-        callbacks=fine_tune(3, recipe=name),
+        callbacks=fine_tune(3, recipe=name, cache=cache),
     )  # fmt: skip
     assert np.isfinite(history.history["loss"]).all()
     assert not np.array_equal(before[-1], model.get_weights()[-1])

@@ -54,14 +54,15 @@ def rehearsal(model: Any) -> Iterator[None]:
 
     One step is one batch in it, whatever `steps_per_execution` says.
     """
+    # First what things are made of: looking for variables leaves notes on them.
+    optimizer = lane.snapshot(model.optimizer).put_back
+    made_of = [_attributes(model), _compiled(model), optimizer]
     restore = [
         generators.global_states(),
         lane.generators(model),
         _values(model),
         _flags(model),
-        _attributes(model),
-        _compiled(model),
-        lane.snapshot(model.optimizer).put_back,
+        *made_of,
     ]
     try:
         lane.one_step_an_execution(model)

@@ -70,7 +70,9 @@ class Data:
         of_loader = _loaders_generators(self._x)
         if self._drawn is None and not isinstance(self._x, _SEQUENCES):
             try:
-                yield {"x": self._x, "shuffle": self._shuffle, **self._arguments}
+                # Keras warns of it, True or not, beside a loader of PyTorch.
+                order = {} if self._shuffle else {"shuffle": False}
+                yield {"x": self._x, **order, **self._arguments}
             finally:
                 of_loader()
             return

@@ -18,7 +18,7 @@ BETA = 0.98
 EXPLODED = 4.0
 FEWEST = 6  # points that a curve must have
 # Of the standard error of the smoothed loss: what a fall must exceed.
-_CERTAIN = 4.0
+_CERTAIN = 5.0
 # Shares of the fall of a loss: what is a fall, and what is its end.
 _REAL = 0.1
 _TURNED = 0.25
@@ -156,22 +156,22 @@ def why_none(losses: Array, kept: int, is_whole: bool) -> str | None:
         kept: The number of points that suggestions look at.
         is_whole: Whether the highest rate was reached.
     """
+    kept = min(kept, len(losses))
     if kept < FEWEST:
         return (
             f"{kept} points of the curve are left to look at, of at least {FEWEST}: "
             "use more `steps`, or a lower `start`"
         )
-    curve = centred(losses)
-    lowest = int(np.argmin(curve))
-    third = _early(losses)
-    fall = float(np.mean(curve[:third]) - curve[lowest])
-    noise = float(np.std(np.diff(losses[:third]))) / np.sqrt(2.0)
+    curve, early = centred(losses), _early(losses)
+    lowest = early + int(np.argmin(curve[early:]))
+    fall = float(np.mean(curve[:early]) - curve[lowest])
+    noise = float(np.std(np.diff(losses[:early]))) / np.sqrt(2.0)
     # Of an average whose weights fall by 0.8 a batch on either side.
     error = noise * np.sqrt(0.2 / 1.8 / 2)
     if fall <= max(_CERTAIN * error, 1e-6 * abs(float(curve[0]))):
         return (
-            f"the loss does not fall at any rate: by {fall:.3g} at most, and its "
-            f"standard error is {error:.2g}"
+            f"the loss does not fall at any rate: by {max(fall, 0.0):.3g} at most, "
+            f"and its standard error is {error:.2g}"
         )
     if is_whole and lowest >= len(curve) - 3:
         return "the loss still falls at the highest rate: use a higher `end`"

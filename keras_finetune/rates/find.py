@@ -113,12 +113,15 @@ def find_learning_rate(
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     >>> model.compile("adam", "mse")
     >>> found = find_learning_rate(model, np.ones((32, 4)), np.ones((32, 1)))
-    >>> found.rates[0], found.losses.shape == found.rates.shape
-    (1e-07, True)
+    >>> found.losses.shape == found.rates.shape
+    True
+    >>> [round(float(rate) * 1e7, 3) for rate in found.rates[:3]]
+    [1.0, 1.202, 1.445]
 
     References:
         - [Smith, 2015](https://arxiv.org/abs/1506.01186), section 3.3
     """
+    _check_data(x, y, sample_weight, class_weight)
     stage = _check_stage(stage)
     start = _checks.number("start", start, 0.0, exclusive=True)
     end = _checks.number("end", end, 0.0, exclusive=True)
@@ -201,6 +204,25 @@ def _run(
             epochs=stage + epochs,
             verbose=0,
             callbacks=[*copies, sweep],
+        )
+
+
+def _check_data(x: Any, y: Any, sample_weight: Any, class_weight: Any) -> None:
+    """Raise `TypeError` for what is no data at all; `fit` checks the rest."""
+    given = {"x": x, "y": y, "sample_weight": sample_weight}
+    for name, value in given.items():
+        is_data = any(
+            hasattr(value, a) for a in ("shape", "__iter__", "__next__", "__getitem__")
+        )
+        if isinstance(value, str) or not (is_data or (value is None and name != "x")):
+            raise TypeError(
+                f"Argument `{name}` must be data that `Model.fit` takes. "
+                f"Received: {name}={value!r}"
+            )
+    if class_weight is not None and not isinstance(class_weight, dict):
+        raise TypeError(
+            "Argument `class_weight` must be a dictionary of weights by class, or "
+            f"None. Received: class_weight={class_weight!r}"
         )
 
 

@@ -150,8 +150,8 @@ def test_the_rate_of_the_optimizer_does_not_matter():
     schedules = keras.optimizers.schedules
     x, y = make_data()
     found = [
-        find_learning_rate(make_model(rate), x, y, steps=10, batch_size=8).losses
-        for rate in (0.1, 1e-5, 0.0, schedules.ExponentialDecay(0.3, 1, 0.5))
+        find_learning_rate(make_model(rate), x, y, steps=6, batch_size=8).losses
+        for rate in (0.1, 0.0, schedules.ExponentialDecay(0.3, 1, 0.5))
     ]
     for one in found:
         np.testing.assert_array_equal(one, found[0])

@@ -158,7 +158,9 @@ def test_the_state_of_optimizers_is_kept(name):
             model, *make_data(), callbacks=make(), batch_size=8, steps=4, stage=1
         )
 
-    assert_same_fit(search, make, name, trained=1)
+    # On JAX a second `fit` of plain Keras fails after averages were written over
+    # weights: "Attempt to donate the same buffer twice".
+    assert_same_fit(search, make, name, trained=int(name != "average of weights"))
 
 
 @pytest.mark.parametrize(
@@ -301,6 +303,7 @@ def test_the_generator_of_a_loader_is_put_back():
 def test_keras_global_generator_draws_what_it_would_have_drawn(exists):
     drawn = []
     for searches in (False, True):
+        keras.utils.clear_session()  # Keras 3.8 does not seed it again
         model = make_model()
         if exists:
             keras.random.normal((2,))

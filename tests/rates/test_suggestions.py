@@ -133,6 +133,14 @@ def test_a_baseline_of_the_same_batches_takes_their_noise_away():
     assert paired.suggestion == pytest.approx(clean.suggestion, rel=1e-9)
 
 
+def test_a_baseline_that_is_not_finite_is_no_crash():
+    for at in (0, 12, 30):
+        baseline = np.full(100, curve()[0])
+        baseline[at] = np.nan
+        found = RateSearch.of(RATES, curve(), baseline)
+        assert (found.suggestion is None) == (found.reason is not None)
+
+
 def test_a_baseline_of_other_batches_is_not_used():
     rng = np.random.default_rng(1)
     losses = curve() + rng.normal(size=100)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
 from keras_finetune._engine import keras
 from keras_finetune._engine.keras3 import slots
@@ -23,6 +22,8 @@ from keras_finetune._engine.patches import (
     unchanged_if_it_fails,
 )
 from keras_finetune._engine.structure import all_layers, variable_key, weights
+
+_SEED_GENERATOR = "global_seed_generator"
 
 
 class Keras3(Lane):
@@ -186,11 +187,11 @@ class Keras3(Lane):
 
     def generators(self, model: Any) -> Callable[[], None]:
         del model  # those of its layers are variables
-        generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+        generator = global_state.get_global_attribute(_SEED_GENERATOR)
         state = None if generator is None else np.array(self.value(generator.state))
 
         def put_back() -> None:
-            global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
+            global_state.set_global_attribute(_SEED_GENERATOR, generator)
             if generator is not None:
                 generator.state.assign(state)
 
