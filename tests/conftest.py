@@ -67,7 +67,7 @@ ONCE = ("keras3-tensorflow", "keras2-addons")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    lane = os.environ.get("TOX_ENV_NAME")
+    lane = os.environ.get("KERAS_FINETUNE_LANE", os.environ.get("TOX_ENV_NAME"))
     if lane is None:
         return
     kept = (
