@@ -377,6 +377,11 @@ class Lane(ABC):
     def new_test_function(self, model: Any) -> Callable[..., Any]:
         """Make a test function that shares no trace with any made before."""
 
+    def penalized_while_training(self, variables: Iterable[Any]) -> list[Any]:
+        """Return variables whose penalty is in the loss only while they train."""
+        del variables
+        return []
+
     def read_by_evaluation(self, model: Any) -> list[Any]:
         """Return the trained variables that a compiled step of `evaluate` depends on.
 

@@ -68,6 +68,22 @@ def of_early_stopping(theirs: int, ours: int) -> str | None:
     )
 
 
+def of_penalties(monitor: str, groups: Sequence[str]) -> str | None:
+    """Say that the monitored loss rises where a stage adds weights with penalties.
+
+    Args:
+        monitor: The key of the logs.
+        groups: The groups that a later stage adds and that have penalties.
+    """
+    if not groups or monitor not in ("loss", "val_loss"):
+        return None
+    return (
+        f"`{monitor}` rises at each stage that adds one of these groups, by their "
+        f"weight penalties, which count only while they train: {', '.join(groups)}. "
+        "The rise is taken for a stall. Monitor a metric, which has no penalties in it."
+    )
+
+
 def of_ending_early(stage: int, last: int, frozen: Sequence[str]) -> str:
     """Say which groups never trained.
 

@@ -162,9 +162,15 @@ class Unfreezing:
                 for other in fit.callbacks_of_fit(self._model)
                 if isinstance(other, kind)
             ]
+        if asks.patience is not None:
+            said.append(advice.of_penalties(asks.monitor, self._penalized()))
         for sentence in said:
             if sentence is not None:
                 warnings.warn(sentence, stacklevel=4)
+
+    def _penalized(self) -> list[str]:
+        groups = self.stages.frozen(0)
+        return [g.name for g in groups if lane.penalized_while_training(g.variables)]
 
     def _warn_of_starting_again(self, epoch: int) -> None:
         warnings.warn(

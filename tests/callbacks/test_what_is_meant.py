@@ -187,6 +187,22 @@ def test_a_monitor_that_another_callback_may_add_is_only_warned_of():
     assert "monitor='mine'" in said([Adds(), unfreeze])
 
 
+@pytest.mark.keras3
+def test_a_loss_that_rises_at_a_stage_by_its_penalties():
+    def model(penalty):
+        dense = keras.layers.Dense(2, kernel_regularizer=penalty, name="low")
+        made = reference.make_model(body=[dense])
+        made.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        return made
+
+    def unfreeze(monitor):
+        return GradualUnfreeze(["low", "head"], monitor=monitor, patience=1)
+
+    assert "penalties" in said([unfreeze("loss")], model=model("l2"))
+    assert "penalties" not in said([unfreeze("loss")], model=model(None))
+    assert "penalties" not in said([unfreeze("accuracy")], model=model("l2"))
+
+
 def test_a_second_fit_from_the_start():
     model, unfreeze = compiled(), GradualUnfreeze(GROUPS, every=1)
     fit(model, [unfreeze], epochs=3)

@@ -296,9 +296,11 @@ class Keras3(Lane):
         with patched([Patch(model, f"{kind}_step", step)]):
             getattr(type(model), f"make_{kind}_function")(model, force=True)
 
+    def penalized_while_training(self, variables: Iterable[Any]) -> list[Any]:
+        return [v for v in variables if v.regularizer is not None]
+
     def read_by_evaluation(self, model: Any) -> list[Any]:
-        # The penalties in the loss are those of the trainable weights only.
-        return [v for v in self.trained(model) if v.regularizer is not None]
+        return self.penalized_while_training(self.trained(model))
 
     def renew_compiled_state(self, model: Any) -> None:
         if hasattr(model, "_compiled_trainable_state"):  # since Keras 3.12
