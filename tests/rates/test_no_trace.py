@@ -101,6 +101,7 @@ def seen(model):
         "optimizer": {
             k: id(v) if not isinstance(v, (list, dict)) else len(v)
             for k, v in vars(model.optimizer).items()
+            if k != "_coalesced_children"  # notes of `tf_keras`, made when asked for
         },
         "flags": [layer.trainable for layer in all_layers(model)],
         "variables": [v.trainable for v in model.weights],
