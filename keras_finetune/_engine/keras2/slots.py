@@ -75,6 +75,8 @@ def rows(optimizer: Any) -> dict[Any, dict[str, Any]]:
 def set_variables(optimizer: Any, variables: list[Any]) -> None:
     """Give an optimizer another list of variables."""
     optimizer._variables = variables
+    # What `tf_keras` has found to save: among it the list of before, which has grown.
+    optimizer.__dict__.pop("_coalesced_children", None)
 
 
 def rebuild(optimizer: Any, trained: Trained, aside: SetAside) -> None:
