@@ -26,7 +26,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from _data import load
-from _uncertainty_tables import conformal
+from _tables import conformal
 
 from keras_finetune.uncertainty import (
     conformal_interval,

@@ -32,7 +32,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from _data import load
-from _uncertainty_tables import coverage
+from _tables import coverage
 
 from keras_finetune.uncertainty import (
     MCPrediction,

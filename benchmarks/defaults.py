@@ -7,7 +7,7 @@ below the head the body trains, into how many groups the model is divided, and h
 everything trains. Each choice is tried at several base rates, on clothes (20 images a
 class) and on scikit-learn's digits (20 a class, a network that has learned 0 to 4), by
 the accuracy on validation images and on seeds that no other table has. One choice is
-varied at a time, the others as they are by default.
+varied at a time, the others as in the first row.
 
 What has been measured stays in the file: a run that was interrupted goes on.
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 import _clothing
 import _transfer
 import numpy as np
+from _tables import defaults as table
 
 from keras_finetune import DiscriminativeLR, GradualUnfreeze
 from keras_finetune._engine import keras
@@ -28,17 +29,17 @@ from keras_finetune._schedule import epochs as schedule
 
 SEEDS = (100, 101)
 RATES = {"clothes": (3e-3, 1e-2, 1e-3), "digits": (3e-3, 1e-2, 3e-2, 1e-1)}
-DEFAULT = {"body": (0.01, 0.1), "groups": 5, "share": 0.5}
+FIRST = {"body": (0.01, 0.1), "groups": 5, "share": 0.5}
 CHOICES = [
-    DEFAULT,
-    {**DEFAULT, "body": (0.03, 0.3)},
-    {**DEFAULT, "share": 0.25},
-    {**DEFAULT, "body": (0.1, 1.0)},
-    {**DEFAULT, "body": (0.1, 0.1)},
-    {**DEFAULT, "groups": 3},
-    {**DEFAULT, "body": (1.0, 1.0)},
-    {**DEFAULT, "groups": 2},
-    {**DEFAULT, "share": 0.75},
+    FIRST,
+    {**FIRST, "body": (0.03, 0.3)},
+    {**FIRST, "share": 0.25},
+    {**FIRST, "body": (0.1, 1.0)},
+    {**FIRST, "body": (0.1, 0.1)},
+    {**FIRST, "groups": 3},
+    {**FIRST, "body": (1.0, 1.0)},
+    {**FIRST, "groups": 2},
+    {**FIRST, "share": 0.75},
     # What else there is: the head alone, and everything from the first step.
     {"body": (0.0, 0.0), "groups": 2, "share": 0.0},
     {"body": (0.01, 0.1), "groups": 5, "share": 0.0},
@@ -101,28 +102,6 @@ def words(choice):
     return f"{body}, {choice['groups']} groups, {stages}"
 
 
-def table(records):
-    """Rows of a Markdown table: a choice, its mean accuracy at each rate, the best."""
-    for name, rates in RATES.items():
-        rates = sorted(rates)
-        head = " | ".join(f"{rate:g}" for rate in rates)
-        yield f"| {name} | {head} | best |"
-        yield "|" + "---|" * (len(rates) + 2)
-        for choice in CHOICES:
-            cells = []
-            for rate in rates:
-                scores = [
-                    r["validation"]
-                    for r in records
-                    if (r["task"], r["choice"], r["rate"])
-                    == (name, words(choice), rate)
-                ]
-                cells.append(np.mean(scores) if scores else np.nan)
-            shown = " | ".join(f"{cell:.3f}" for cell in cells)
-            yield f"| {words(choice)} | {shown} | {np.nanmax(cells):.3f} |"
-        yield ""
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
@@ -145,7 +124,8 @@ def main():
                     records.append({**dict(zip(fields, key)), "validation": score})
                     if path:
                         path.write_text(json.dumps(records, indent=1) + "\n")
-    print("\n".join(table(records)))
+    for name in arguments.task or RATES:
+        print(table(records, name), end="\n\n")
 
 
 if __name__ == "__main__":

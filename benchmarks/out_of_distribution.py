@@ -21,7 +21,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from _data import load
-from _uncertainty_tables import CALIBRATION, DETECTION, out_of_distribution
+from _tables import CALIBRATION, DETECTION, out_of_distribution
 from sklearn.metrics import roc_auc_score
 
 from keras_finetune.uncertainty import (

@@ -22,7 +22,7 @@ from keras_finetune._schedule import epochs as _epochs
 from keras_finetune.callbacks._callback import FineTuningCallback
 
 # The multipliers of the body's lowest and highest group, below a head at 1.
-_BODY = (0.01, 0.1)
+_BODY = (0.03, 0.3)
 
 
 @keras.saving.register_keras_serializable(package="keras_finetune")
@@ -38,8 +38,8 @@ class DiscriminativeLR(FineTuningCallback):
     nothing behind: not after `fit`, not after an exception, not in a saved model.
 
     At most one of `decay`, `multipliers` and `bounds` says what the factors are.
-    Without any the head trains at the base rate, the top of the body at a tenth of it,
-    and its bottom at a hundredth, however many groups there are.
+    Without any the head trains at the base rate, the top of the body at 0.3 of it, and
+    its bottom at 0.03, however many groups there are.
 
     Args:
         decay: A number >= 1: the group k below the top gets the factor `decay**-k`.

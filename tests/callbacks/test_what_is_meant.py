@@ -60,9 +60,9 @@ def test_a_callback_that_is_given_no_groups_takes_a_few(depth):
     assert unfreeze.history[-1]["stage"] == count - 1
     logged = [name for name in history if name.startswith("learning_rate/")]
     assert len(logged) == count
-    # All of them train well before the end, none at less than a hundredth.
+    # All of them train well before the end, none at less than 0.03.
     assert unfreeze.history[-1]["epoch"] <= 5
-    assert min(history[name][-1] for name in logged) == pytest.approx(0.005)
+    assert min(history[name][-1] for name in logged) == pytest.approx(0.015)
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -1,12 +1,12 @@
-"""The tables of uncertainty in the documentation are those of the kept results."""
+"""Tables in the documentation are those of the kept results."""
 
 import importlib.util
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PATH = ROOT / "benchmarks" / "_uncertainty_tables.py"
+ROOT = Path(__file__).resolve().parents[1]
+PATH = ROOT / "benchmarks" / "_tables.py"
 SPEC = importlib.util.spec_from_file_location(PATH.stem, PATH)
 SCRIPT = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(SCRIPT)

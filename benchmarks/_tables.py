@@ -80,6 +80,24 @@ def coverage(results):
     return "\n".join(lines)
 
 
+def defaults(records, task):
+    """The grid of `defaults.py`: mean validation accuracy at each base rate."""
+    of_task = [r for r in records if r["task"] == task]
+    rates = sorted({r["rate"] for r in of_task})
+    lines = [
+        "| " + " | ".join([task, *(f"{rate:g}" for rate in rates)]) + " |",
+        "|---" * (1 + len(rates)) + "|",
+    ]
+    for choice in dict.fromkeys(r["choice"] for r in of_task):
+        scores = [
+            [r["validation"] for r in of_task if (r["choice"], r["rate"]) == key]
+            for key in ((choice, rate) for rate in rates)
+        ]
+        cells = [f"{np.mean(some):.3f}" if some else "" for some in scores]
+        lines.append(f"| {choice} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 # By the name of a table: the page that shows it, the results, and what makes it.
 TABLES = {
     "detection": (
@@ -93,6 +111,16 @@ TABLES = {
         lambda results: out_of_distribution(results, CALIBRATION),
     ),
     "conformal": ("features/conformal.md", "conformal.json", conformal),
+    "defaults on clothes": (
+        "defaults.md",
+        "defaults.json",
+        lambda records: defaults(records, "clothes"),
+    ),
+    "defaults on digits": (
+        "defaults.md",
+        "defaults.json",
+        lambda records: defaults(records, "digits"),
+    ),
     "coverage": ("recipes/regression.md", "coverage.json", coverage),
 }
 
