@@ -52,7 +52,7 @@ def test_decay():
 
 
 def test_by_default_the_body_is_well_below_the_head():
-    assert factors() == by_layer(low=0.01, middle=0.1, head=1.0)
+    assert factors() == by_layer(low=0.03, middle=0.3, head=1.0)
 
 
 @pytest.mark.parametrize("layers", [3, 30])
@@ -62,7 +62,7 @@ def test_the_default_is_the_same_at_any_depth(layers):
     found = list(DiscriminativeLR().factors(model).values())
     assert found == sorted(found)
     low, *_, top, head = found[::2]  # of kernels
-    assert (low, top, head) == (pytest.approx(0.01), pytest.approx(0.1), 1.0)
+    assert (low, top, head) == (pytest.approx(0.03), pytest.approx(0.3), 1.0)
 
 
 def test_a_list_goes_from_bottom_to_top():
