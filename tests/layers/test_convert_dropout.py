@@ -159,7 +159,7 @@ def test_inplace():
     assert convert_dropout(model, inplace=True) is model
     assert [layer.name for layer in model._flatten_layers()] == names
     assert not np.array_equal(predict(model), predict(model))
-    convert_dropout(model, "standard", inplace=True)
+    convert_dropout(model, to="standard", inplace=True)
     np.testing.assert_array_equal(predict(model), before)
 
 
