@@ -60,7 +60,7 @@ def pytest_sessionstart():
 # Lanes whose Keras and backend are those of another lane: they are there for what a
 # release changes, which a part of a large matrix tells as well.
 TWINS = ("keras3-oldest", "tf-keras")
-CASES_OF_A_TWIN = 4
+CASES_OF_A_TWIN = 3
 # The lanes of what follows from a model's graph alone: one for each Keras.
 ONCE = ("keras3-tensorflow", "keras2-addons")
 

@@ -46,9 +46,19 @@ LANES = {
     "any Keras": True,
 }
 # Lanes whose Keras another lane has too run what a newcomer reads first, and a page
-# with code for Keras 2.
-WHOLE = os.environ.get("TOX_ENV_NAME") not in ("keras3-oldest", "tf-keras")
-EVERYWHERE = ("README.md", "getting_started.md", "resume.md")
+# with code for Keras 2. On JAX pages take longest, as every small model is compiled.
+WHOLE = os.environ.get("TOX_ENV_NAME") not in (
+    "keras3-jax",
+    "keras3-oldest",
+    "tf-keras",
+)
+EVERYWHERE = (
+    "README.md",
+    "cheat_sheet.md",
+    "feature_cache.md",
+    "getting_started.md",
+    "resume.md",
+)
 SLOW = ("regression.md", "tabular.md", "transformer.md", "vision.md")
 
 
