@@ -108,7 +108,10 @@ AT_ONCE = {
         ">= 1",
     ),
     "samples='10'": (lambda: mc_predict(with_dropout(), X, samples="10"), "integer"),
-    "no data": (lambda: mc_predict(with_dropout(), X[:0], samples=2), "batch|empty"),
+    "no data": (
+        lambda: mc_predict(with_dropout(), X[:0], samples=2),
+        "one batch|non-empty",
+    ),
     "no dropout": (lambda: mc_predict(compiled(), DATA[0], samples=2), "random_layers"),
     "interval(95)": (lambda: predicted().credible_interval(95), r"in \(0, 1\)"),
     "samples not kept": (

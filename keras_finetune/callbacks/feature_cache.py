@@ -34,7 +34,7 @@ class FeatureCache(FineTuningCallback):
     caching stops.
 
     Training goes on as without the cache: weights, optimizer state and logs are the
-    same to the bit where the features of a row do not depend on the batch that it
+    same, bit for bit, where the features of a row do not depend on the batch that it
     comes in (see the documentation for what was measured), with one exception that
     `frozen_mode` decides about: dropout between frozen layers.
 
