@@ -1,5 +1,6 @@
 """What every test starts from: quiet frameworks, seeds, data, markers for lanes."""
 
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -58,9 +59,10 @@ def pytest_sessionstart():
 
 
 # Lanes whose Keras and backend are those of another lane: they are there for what a
-# release changes, which a part of a large matrix tells as well.
+# release changes, which one case of each test tells as well as all of them.
 TWINS = ("keras3-oldest", "tf-keras")
-CASES_OF_A_TWIN = 3
+# How many cases of a parametrized test a lane runs; all where it is not named.
+CASES = {"keras3-oldest": 1, "tf-keras": 1, "keras3-jax": 4, "keras3-torch": 6}
 # The lanes of what follows from a model's graph alone: one for each Keras.
 ONCE = ("keras3-tensorflow", "keras2-addons")
 
@@ -75,24 +77,30 @@ def pytest_collection_modifyitems(config, items):
         if lane in ONCE
         else [i for i in items if not i.get_closest_marker("once")]
     )
-    if lane in TWINS:
-        kept = _thinned(kept)
+    if lane in CASES:
+        kept = _thinned(kept, CASES[lane])
     chosen = set(kept)
     config.hook.pytest_deselected(items=[i for i in items if i not in chosen])
     items[:] = kept
 
 
-def _thinned(items):
-    """Of each test function the first, the last, and a few cases between."""
+def _thinned(items, most):
+    """Of each test function `most` cases, from its middle or spread from end to end."""
     cases = {}
     for item in items:
         cases.setdefault((item.path, item.nodeid.partition("[")[0]), []).append(item)
     chosen = set()
     for some in cases.values():
-        count = min(len(some), CASES_OF_A_TWIN)
-        last = len(some) - 1
-        chosen.update(some[round(i * last / max(count - 1, 1))] for i in range(count))
+        count = min(len(some), most)
+        chosen.update(some[(2 * i + 1) * len(some) // (2 * count)] for i in range(count))
     return [item for item in items if item in chosen]
+
+
+def pytest_collection_finish():
+    # Keras and its backend are loaded by now, half a million objects that stay: no
+    # collection has to walk them again.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):

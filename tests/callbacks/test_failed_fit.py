@@ -29,11 +29,14 @@ FEW = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def no_collection():
     gc.disable()
     yield
     gc.enable()
+    # While its iterators are young: TensorFlow's tuning thread sleeps longer the older
+    # an iterator is, and whoever lets go of it may have to wait for its next turn.
+    gc.collect()
 
 
 def stage_of(name, place):
