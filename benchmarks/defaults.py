@@ -23,7 +23,7 @@ import _transfer
 import numpy as np
 from _tables import defaults as table
 
-from keras_finetune import DiscriminativeLR, GradualUnfreeze
+from keras_finetune import DiscriminativeLR, FeatureCache, GradualUnfreeze
 from keras_finetune._engine import keras
 from keras_finetune._schedule import epochs as schedule
 
@@ -59,6 +59,8 @@ def arm(choice, groups_of, epochs):
         if choice["share"]:
             starts = schedule.spread(groups - 1, epochs, choice["share"])
             callbacks.append(GradualUnfreeze(groups, every=starts[1:]))
+        # The same weights to the bit, in less time.
+        callbacks.append(FeatureCache(frozen_mode="training", verbose=0))
         _clothing.compiled(model, rate)
         fit(model, epochs, callbacks)
 

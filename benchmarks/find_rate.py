@@ -6,18 +6,20 @@
 
 The tasks are those of the study of quality (see `_transfer.py`): networks trained on
 the digits 0 to 4, fine-tuned on few images of 5 to 9, ten epochs of ten steps of Adam
-under a slanted triangle whose peak is the rate in question. In every task and for every
-seed nine rates from 3e-4 to 0.3 are tried, each 2.4 times the one before. The best of
-them has the highest accuracy on the images to choose by; rates that tie with it are as
-good. Then the rates are searched for, on the images to train on only, and the network
-is fine-tuned at what each rule suggests. A search reads `2 * steps` batches: it trains
-at rising rates, and again without learning.
+under a slanted triangle whose peak is the rate in question; and all of SqueezeNet on 20
+photographs of clothes a class (see `_clothing.py`), in the same way. In every task and
+for every seed nine rates are tried, each 2.4 times the one before: 3e-4 to 0.3, for
+SqueezeNet 1e-5 to 0.01. The best of them has the highest accuracy on the images to
+choose by; rates that tie with it are as good. Then the rates are searched for, on the
+images to train on only, and the network is fine-tuned at what each rule suggests. A
+search reads `2 * steps` batches: it trains at rising rates, and again without learning.
 
 Reported for each rule: in how many cases its rate lies within a factor of 3 of a best
 one, and its accuracy on test images beside that of the rate which the grid has chosen,
 as the mean over cases of the difference, with its standard error. `--quick` runs two
-tasks with two seeds and keeps nothing. Results are kept in results/find_rate.json,
-where MNIST comes from the folder in `KERAS_FINETUNE_DATA` (see `_data.py`).
+tasks with two seeds and keeps nothing. Results are kept in results/find_rate.json, case
+by case: a run that was interrupted goes on. MNIST and the photographs come from the
+folder in `KERAS_FINETUNE_DATA` (see `_data.py`).
 """
 
 import argparse
@@ -26,46 +28,83 @@ import statistics
 import time
 from pathlib import Path
 
+import _clothing
 import numpy as np
 from _transfer import STEPS, compiled, network, pretrained, sources, tune
 
-from keras_finetune import RateSearch, find_learning_rate
+from keras_finetune import RateSearch, SlantedTriangular, find_learning_rate
 from keras_finetune._engine import backend, keras
 
 RESULTS = Path(__file__).resolve().parent / "results" / "find_rate.json"
-GRID = [float(rate) for rate in np.geomspace(3e-4, 0.3, 9)]
+CLOTHES = "clothes, 20 a class"
+EPOCHS = 10
 ARM = "full"
 FACTOR = 3.0
 RULES = ("ours", "valley", "steepest", "minimum")
 QUICK = ("MNIST, 20 a class", "scikit-learn, 20 a class")
 
 
-def search(weights, train, seed, steps):
+class OnDigits:
+    """A network that has learned 0 to 4, on a few images of 5 to 9."""
+
+    grid = np.geomspace(3e-4, 0.3, 9).tolist()
+
+    def __init__(self, weights, parts, seed):
+        self.weights, self.parts, self.seed = weights, parts, seed
+        self.batch_size = len(parts[0][0]) // STEPS
+
+    def scores(self, rate):
+        """Accuracy on the images to choose by, and on test images."""
+        return tune(ARM, self.weights, *self.parts, rate, self.seed)
+
+    def model(self):
+        model = network(self.parts[0][0].shape[1:])
+        model.set_weights(self.weights)
+        return compiled(model, 1e-3)
+
+
+class OnClothes:
+    """SqueezeNet from ImageNet on photographs; all of it trains under a triangle."""
+
+    grid = np.geomspace(1e-5, 1e-2, 9).tolist()
+    batch_size = _clothing.BATCH
+
+    def __init__(self, per_class, seed):
+        self.per_class, self.seed = per_class, seed
+        self.parts = _clothing.task(per_class, seed)
+
+    def scores(self, rate):
+        found = _clothing.run(self._all, self.per_class, rate, self.seed)
+        return found["validation"], found["test"]
+
+    def model(self):
+        return _clothing.compiled(_clothing.network(), 1e-3)
+
+    @staticmethod
+    def _all(model, fit, rate):
+        fit(_clothing.compiled(model, rate), EPOCHS, [SlantedTriangular()])
+
+
+def search(on, steps):
     """What a search finds before the network is fine-tuned."""
     keras.backend.clear_session()
-    keras.utils.set_random_seed(seed)
-    x, y = train
-    model = network(x.shape[1:])
-    model.set_weights(weights)
-    compiled(model, 1e-3)
+    keras.utils.set_random_seed(on.seed)
+    model, (x, y) = on.model(), on.parts[0]
     start = time.perf_counter()
-    found = find_learning_rate(model, x, y, batch_size=len(x) // STEPS, steps=steps)
+    found = find_learning_rate(model, x, y, batch_size=on.batch_size, steps=steps)
     return found, time.perf_counter() - start
 
 
-def case(task, weights, parts, seed, steps):
+def case(task, on, steps):
     """One task with one seed: the grid, the search, and what was suggested."""
-    grid = {rate: tune(ARM, weights, *parts, rate, seed) for rate in GRID}
-    found, seconds = search(weights, parts[0], seed, steps)
-    tried = {
-        rule: [rate, *tune(ARM, weights, *parts, rate, seed)]
-        for rule, rate in found.suggestions.items()
-    }
+    grid = [[rate, *on.scores(rate)] for rate in on.grid]
+    found, seconds = search(on, steps)
+    tried = {r: [rate, *on.scores(rate)] for r, rate in found.suggestions.items()}
     return {
         "task": task,
-        "seed": seed,
+        "seed": on.seed,
         "steps": steps,
-        "grid": [[rate, *scores] for rate, scores in grid.items()],
+        "grid": grid,
         "suggested": tried,
         "reason": found.reason,
         "seconds": seconds,
@@ -75,17 +114,19 @@ def case(task, weights, parts, seed, steps):
     }
 
 
-def cases(seeds, steps, only=None):
+def cases(seeds, wanted):
+    """Task, and the network on it, for each case that is wanted."""
     for seed in seeds:
         for source, old, tasks in sources(seed):
             weights = None
             for n, parts in tasks.items():
                 task = f"{source}, {n} a class"
-                if only is None or task in only:
+                if wanted(task, seed):
                     if weights is None:
                         weights = pretrained(*old, seed)
-                    print(f"{task}, seed {seed}", flush=True)
-                    yield case(task, weights, parts, seed, steps)
+                    yield task, OnDigits(weights, parts, seed)
+        if wanted(CLOTHES, seed):
+            yield CLOTHES, OnClothes(20, seed)
 
 
 def best(grid):
@@ -136,26 +177,33 @@ def main():
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--render", action="store_true", help="only print the table")
+    parser.add_argument("--task", action="append", help="only this task")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.render:
         print(table(json.loads(options.out.read_text())["cases"]))
         return
-    seeds = range(1, 1 + (2 if options.quick else options.seeds))
-    rows = []
-    for row in cases(seeds, options.steps, QUICK if options.quick else None):
+    kept = None if options.quick else options.out
+    rows = json.loads(kept.read_text())["cases"] if kept and kept.is_file() else []
+    done = {(row["task"], row["seed"]) for row in rows}
+
+    def wanted(task, seed):
+        chosen = QUICK if options.quick else options.task
+        return (task, seed) not in done and (not chosen or task in chosen)
+
+    for task, on in cases(range(1, 1 + (2 if options.quick else options.seeds)), wanted):
+        row = case(task, on, options.steps)
         rates, accuracy = best(row["grid"])
         said = {
             rule: f"{v[0]:.2g} ({v[2]:.3f})" for rule, v in row["suggested"].items()
         }
-        print(
-            "  best", [f"{r:.2g}" for r in rates], f"{accuracy:.3f}", said, flush=True
-        )
+        best_rates = [f"{rate:.2g}" for rate in rates]
+        print(task, on.seed, "best", best_rates, f"{accuracy:.3f}", said, flush=True)
         rows.append(row)
+        if kept:
+            lane = f"{keras.__name__} {keras.__version__}, {backend()}"
+            kept.write_text(json.dumps({"lane": lane, "cases": rows}) + "\n")
     print(table(rows))
-    if not options.quick or options.out != RESULTS:
-        lane = f"{keras.__name__} {keras.__version__}, {backend()}"
-        options.out.write_text(json.dumps({"lane": lane, "cases": rows}) + "\n")
 
 
 if __name__ == "__main__":
