@@ -191,7 +191,8 @@ def main():
         chosen = QUICK if options.quick else options.task
         return (task, seed) not in done and (not chosen or task in chosen)
 
-    for task, on in cases(range(1, 1 + (2 if options.quick else options.seeds)), wanted):
+    seeds = range(1, 1 + (2 if options.quick else options.seeds))
+    for task, on in cases(seeds, wanted):
         row = case(task, on, options.steps)
         rates, accuracy = best(row["grid"])
         said = {

@@ -91,8 +91,8 @@ def _thinned(items, most):
         cases.setdefault((item.path, item.nodeid.partition("[")[0]), []).append(item)
     chosen = set()
     for some in cases.values():
-        count = min(len(some), most)
-        chosen.update(some[(2 * i + 1) * len(some) // (2 * count)] for i in range(count))
+        n, count = len(some), min(len(some), most)
+        chosen.update(some[(2 * i + 1) * n // (2 * count)] for i in range(count))
     return [item for item in items if item in chosen]
 
 

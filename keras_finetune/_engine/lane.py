@@ -75,31 +75,6 @@ class Unsaid:
     patches: Sequence[Patch] = ()
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """What updates of an optimizer do one after the other.
-
-    Kept as a table and not as a formula: the values are worked out once in double
-    precision, so that a step has them to half a unit in the last place of single
-    precision, and to the same bit on every backend.
-
-    Args:
-        factors: On the base learning rate, one for each update; the last holds for
-            all later ones.
-        start: The updates that the optimizer had made before the first of these.
-        momenta: The momentum of each update, likewise; empty if it stays as it is.
-    """
-
-    factors: Sequence[float]
-    start: int = 0
-    momenta: Sequence[float] = ()
-
-    def factor_of(self, update: int) -> float:
-        """Return the factor of an update, all those of the optimizer counted."""
-        index = min(max(update - self.start, 0), len(self.factors) - 1)
-        return self.factors[index]
-
-
 class Lane(ABC):
     """One Keras on one backend."""
 

@@ -17,15 +17,14 @@ import enum
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_finetune._engine import fit
 from keras_finetune._engine.active import lane
+from keras_finetune._engine.demands import Demands, Schedule
 from keras_finetune._engine.evaluation import Evaluation
-from keras_finetune._engine.features import Features
-from keras_finetune._engine.lane import Flags, Schedule, SetAside, Trained, Unsaid
+from keras_finetune._engine.lane import SetAside, Trained, Unsaid
 from keras_finetune._engine.patches import Patch, patched
 from keras_finetune._engine.structure import all_layers, variable_key, weights
 
@@ -77,30 +76,6 @@ class Phase(enum.Enum):
     APPLIED = enum.auto()  # they agree with the demands
 
 
-@dataclass(frozen=True)
-class Demand:
-    """What one callback wants while a `fit` runs.
-
-    Args:
-        multipliers: On learning rates, by `variable_key`; 1 where missing.
-        frozen: Single variables of layers that train, to be frozen.
-        flags: What the flags are to say; they stay like that after `fit`.
-        at_inference: Layers that behave as at inference while the model trains.
-        later: The variables that train in any stage, for a callback that has stages
-            and applies its demands itself.
-        features: What feeds the steps with the features of frozen layers.
-        schedule: What the updates do one after the other; one callback has it.
-    """
-
-    multipliers: Mapping[Hashable, float] | None = None
-    frozen: Sequence[Any] = ()
-    flags: Flags | None = None
-    at_inference: Sequence[Any] = ()
-    later: Sequence[Any] = ()
-    features: Features | None = None
-    schedule: Schedule | None = None
-
-
 class Session:
     """The demands on one model's training, and the step that meets them."""
 
@@ -112,7 +87,7 @@ class Session:
         self._phase = Phase.OPEN
         self._begins = True
         self._members: set[Any] = set()
-        self._demands: dict[Any, Demand] = {}
+        self._demands = Demands()
         self._unsaid = Unsaid()
         self._freezing: list[Patch] = []
         self._aside: SetAside = {}
@@ -148,7 +123,7 @@ class Session:
         if "features" in changes and self._phase is Phase.APPLIED:
             # A file that `fit` resumes from may have been met before our turn came.
             self._phase = Phase.CHANGING
-        self._demands[owner] = replace(self._demands.get(owner, Demand()), **changes)
+        self._demands.change(owner, **changes)
 
     def follow(self, owner: Any, schedule: Schedule) -> None:
         """Let updates follow a schedule, from the next step on."""
@@ -204,8 +179,7 @@ class Session:
 
     def begin(self) -> None:
         """Apply the demands, unless that is done or a stage is about to do it."""
-        has_stages = any(demand.later for demand in self._demands.values())
-        if self._phase is not Phase.APPLIED and not has_stages:
+        if self._phase is not Phase.APPLIED and not self._demands.later():
             self.apply()
 
     def apply(self) -> None:
@@ -230,20 +204,11 @@ class Session:
 
     def multiplier(self, variable: Any) -> float:
         """Return the multiplier on a variable's rate, all demands together."""
-        key, product = variable_key(variable), 1.0
-        for demand in self._demands.values():
-            if demand.multipliers is not None:
-                product *= demand.multipliers.get(key, 1.0)
-        return product
-
-    def schedule(self) -> Schedule | None:
-        """Return what the updates follow, if anything."""
-        every = (demand.schedule for demand in self._demands.values())
-        return next((one for one in every if one is not None), None)
+        return self._demands.multiplier(variable)
 
     def factor(self) -> float:
         """Return what a schedule has multiplied the rate of the last update by."""
-        schedule = self.schedule()
+        schedule = self._demands.schedule()
         if schedule is None:
             return 1.0
         return schedule.factor_of(lane.updates(self.optimizer) - 1)
@@ -256,14 +221,13 @@ class Session:
         model, layers = self.model, all_layers(self.model)
         lane.thaw(layers, self.frozen)
         self.frozen, self._freezing = [], []
-        for demand in self._demands.values():
-            if demand.flags is not None:
-                self._unsaid = lane.set_flags(model, demand.flags, ends=ends)
+        for flags in self._demands.flags():
+            self._unsaid = lane.set_flags(model, flags, ends=ends)
         if ends:
             return
-        asked = [v for demand in self._demands.values() for v in demand.frozen]
         trains = {id(v) for v in self._trained_by_flags()}
-        unique = {id(v): v for v in (*asked, *self._unsaid.frozen)}
+        asked = (*self._demands.frozen(), *self._unsaid.frozen)
+        unique = {id(v): v for v in asked}
         # Only what trains: `thaw` must not thaw what others have frozen.
         self.frozen = [
             v for key, v in unique.items() if key in trains and lane.has_gradient(v)
@@ -275,7 +239,7 @@ class Session:
         hidden = {id(v) for v in self.frozen}
         now = lane.slot_variables(model, self._trained_by_flags(), hidden)
         later: list[Any] = []
-        stages = [v for demand in self._demands.values() for v in demand.later]
+        stages = self._demands.later()
         known = {id(v) for v in now}
         if any(id(v) not in known for v in stages):
             ever = known | {id(v) for v in lane.slot_variables(model, stages, hidden)}
@@ -288,8 +252,7 @@ class Session:
     def _renew_step(self) -> None:
         """Give the model a step that has not been traced yet."""
         model = self.model
-        resting = self._asked_to_rest()
-        features = self._features()
+        resting, features = self._demands.at_inference(), self._demands.features()
         if features is not None:
             with patched(self._unsaid.patches):
                 resting += features.resting(self.trained(), resting)
@@ -312,18 +275,14 @@ class Session:
         if features is not None:
             features.begin_evaluation()
 
-    def _features(self) -> Features | None:
-        asked = (demand.features for demand in self._demands.values())
-        return next((features for features in asked if features is not None), None)
-
     def _end_features(self) -> None:
-        features = self._features()
+        features = self._demands.features()
         if features is not None:
             features.end()
 
     def _rate_patches(self) -> list[Patch]:
         scaled = {id(v): (v, self.multiplier(v)) for v in self._trained_by_flags()}
-        schedule, factor, momentum = self.schedule(), None, None
+        schedule, factor, momentum = self._demands.schedule(), None, None
         if schedule is not None:
             start, momenta = schedule.start, schedule.momenta
             factor = lane.at_update(self.optimizer, schedule.factors, start)
@@ -340,10 +299,6 @@ class Session:
             }
             patches += lane.rate_patches(inner, multipliers, factor, momentum)
         return patches
-
-    def _asked_to_rest(self) -> list[Any]:
-        asked = (demand.at_inference for demand in self._demands.values())
-        return list({id(layer): layer for some in asked for layer in some}.values())
 
     # --- its end ---------------------------------------------------------------------
 
@@ -371,9 +326,7 @@ class Session:
         self._end_features()
         lane.pull_state(model)
         self._set_flags(ends=True)
-        self._demands = {
-            owner: Demand(flags=demand.flags) for owner, demand in self._demands.items()
-        }
+        self._demands.keep_flags_only()
         if model.optimizer is not self.optimizer:
             # Compiled again in the meantime: no step and no slots of ours. But JAX and
             # PyTorch build that optimizer before they ask for a step, for what trained
@@ -431,5 +384,4 @@ def training_variables(model: Any) -> list[Any]:
 def later_variables(model: Any) -> list[Any]:
     """Return the weights that train in any stage of the running `fit`."""
     session = _of(model)
-    demands = () if session is None else session._demands.values()
-    return [variable for demand in demands for variable in demand.later]
+    return [] if session is None else session._demands.later()

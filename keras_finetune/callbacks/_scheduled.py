@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from keras_finetune import _checks
 from keras_finetune._engine import backups, fit, optimizer, session
-from keras_finetune._engine.lane import Schedule
+from keras_finetune._engine.demands import Schedule
 from keras_finetune._schedule.cycles import in_cycles, in_pieces
 from keras_finetune.callbacks._callback import FineTuningCallback
 from keras_finetune.callbacks.gradual_unfreeze import GradualUnfreeze
