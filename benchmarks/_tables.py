@@ -98,6 +98,35 @@ def defaults(records, task):
     return "\n".join(lines)
 
 
+def feature_cache(results):
+    """The ratios of `feature_cache.py`, a row for each network and lane."""
+    columns = (
+        "frozen / cached",
+        "cached / head",
+        "first epoch, cached / frozen",
+        "hashing / prefix",
+    )
+    lines = ["| network | lane | " + " | ".join(columns) + " |", "|---" * 6 + "|"]
+    for lane, networks in results.items():
+        for name, found in networks.items():
+            network = f"{name} {found['size']} x {found['size']}"
+            cells = [f"{found[column]:.3g}" for column in columns]
+            lines.append(f"| {network} | {lane} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cached_run(results):
+    """Seconds and accuracy of the whole runs of `cached_run.py`."""
+    lines = ["| lane | | seconds | validation accuracy |", "|---" * 4 + "|"]
+    for lane, runs in results.items():
+        for arm in runs[0]["arms"]:
+            found = [run["arms"][arm] for run in runs]
+            seconds = np.mean([one["seconds"][-1] for one in found])
+            accuracy = np.mean([one["val_accuracy"][-1] for one in found])
+            lines.append(f"| {lane} | {arm} | {seconds:.0f} | {accuracy:.3f} |")
+    return "\n".join(lines)
+
+
 # By the name of a table: the page that shows it, the results, and what makes it.
 TABLES = {
     "detection": (

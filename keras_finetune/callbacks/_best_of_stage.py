@@ -25,6 +25,11 @@ class BestOfStage:
         self._copy: Copy | None = None
         self._copied: int | None = None
 
+    @property
+    def waits(self) -> bool:
+        """Whether there is a state to be put back."""
+        return self._copy is not None
+
     def keep(self, epoch: int) -> None:
         """Copy the state at the end of an epoch, if it is the best of its stage."""
         if self._progress.best_epoch == epoch and self._copied != epoch:

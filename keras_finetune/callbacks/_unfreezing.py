@@ -130,6 +130,10 @@ class Unfreezing:
         last = self.stages.last
         before, stage = progress.stages_at(epoch, self._saved_epoch, last)
         if before is not None and stage != before:
+            if begins and self.best.waits:
+                # Resumed between two stages. What comes back are slots too, and Keras 2
+                # makes those of a checkpoint when the optimizer is built.
+                self._enter(before)
             self._end_stage()
         if begins or stage != before:
             self._enter(stage)
