@@ -58,13 +58,11 @@ def pytest_sessionstart():
         )
 
 
-# Lanes whose Keras and backend are those of another lane: they are there for what a
-# release changes, which one case of each test tells as well as all of them.
-TWINS = ("keras3-oldest", "tf-keras")
-# How many cases of a parametrized test a lane runs; all where it is not named.
+# How many cases of a parametrized test a lane runs; all where it is not named. Those
+# with one are twins of other lanes, there for what a release changes.
 CASES = {"keras3-oldest": 1, "tf-keras": 1, "keras3-jax": 4, "keras3-torch": 6}
-# The lanes of what follows from a model's graph alone: one for each Keras.
-ONCE = ("keras3-tensorflow", "keras2-addons")
+# The same for what follows from a model's graph alone, in one lane of each Keras.
+ONCE = {"keras3-tensorflow": 1000, "keras2-addons": 6}
 
 
 @pytest.hookimpl(trylast=True)
@@ -72,14 +70,13 @@ def pytest_collection_modifyitems(config, items):
     lane = os.environ.get("KERAS_FINETUNE_LANE", os.environ.get("TOX_ENV_NAME"))
     if lane is None:
         return
-    kept = (
-        items
-        if lane in ONCE
-        else [i for i in items if not i.get_closest_marker("once")]
-    )
+    once = [item for item in items if item.get_closest_marker("once")]
+    chosen = set(items) - set(once)
     if lane in CASES:
-        kept = _thinned(kept, CASES[lane])
-    chosen = set(kept)
+        chosen = _thinned([item for item in items if item in chosen], CASES[lane])
+    if lane in ONCE:
+        chosen |= _thinned(once, ONCE[lane])
+    kept = [item for item in items if item in chosen]
     config.hook.pytest_deselected(items=[i for i in items if i not in chosen])
     items[:] = kept
 
@@ -93,7 +90,7 @@ def _thinned(items, most):
     for some in cases.values():
         n, count = len(some), min(len(some), most)
         chosen.update(some[(2 * i + 1) * n // (2 * count)] for i in range(count))
-    return [item for item in items if item in chosen]
+    return chosen
 
 
 def pytest_collection_finish():
