@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from keras_finetune._engine import fit, optimizer, processes, session
-from keras_finetune._engine.features import Features, Obstacle, Part, part, unsuited
+from keras_finetune._engine.features import (
+    Features,
+    Obstacle,
+    Part,
+    part,
+    refusal,
+    unsuited,
+)
 from keras_finetune._tables import bold
 
 # A share of known rows in an epoch below which caching does not pay.
@@ -36,7 +44,14 @@ class Caching:
         asks, model = self._asks, self._model
         optimizer.check(model)
         check(model)
-        features = Features(
+        refused = refusal(model)
+        if refused is not None:
+            warnings.warn(
+                f"`FeatureCache` stands aside, and nothing is cached: {refused}.",
+                stacklevel=4,
+            )
+            return
+        self._features = Features(
             model,
             rests=asks.frozen_mode == "inference",
             memory=asks.limit,
@@ -45,15 +60,7 @@ class Caching:
             full=self._say_full,
             stopped=self._say_stopped,
         )
-        refusal = features.refusal()
-        if refusal is not None:
-            warnings.warn(
-                f"`FeatureCache` stands aside, and nothing is cached: {refusal}.",
-                stacklevel=4,
-            )
-            return
-        self._features = features
-        session.join(model).demand(asks, features=features)
+        session.join(model).demand(asks, features=self._features)
 
     def begin_epoch(self, epoch: int) -> None:
         """Begin to cache, or stop where it does not pay."""
@@ -154,12 +161,35 @@ def check(model: Any) -> None:
         )
 
 
-def plan_of(asks: Any, model: Any) -> str:
-    """Return what a callback would cache of a model with the flags of now."""
-    check(model)
-    rests = asks.frozen_mode == "inference"
-    said = told(part(model, model.trainable_variables, [], rests=rests))
+def plan_of(asks: Any, model: Any, trained: Iterable[Any]) -> str:
+    """Return what a callback would cache of a model with the flags of now, in words."""
+    said = told(would_cache(asks, model, trained))
     return said[0].upper() + said[1:]
+
+
+def would_cache(
+    asks: Any,
+    model: Any,
+    trained: Iterable[Any],
+    at_rest: Iterable[Any] = (),
+    flags: Mapping[int, bool] | None = None,
+) -> Part | Obstacle:
+    """Return what a callback would cache in a stage that has not begun.
+
+    Args:
+        asks: The callback.
+        model: The model, which is left as it is.
+        trained: The variables that train in the stage.
+        at_rest: Layers that another callback lets behave as at inference.
+        flags: What flags of layers say in the stage, by the id of a layer; others say
+            what they say now.
+    """
+    check(model)
+    refused = refusal(model)
+    if refused is not None:
+        return Obstacle("", refused)
+    rests = asks.frozen_mode == "inference"
+    return part(model, trained, at_rest, rests=rests, flags=flags)
 
 
 def told(stage: Part | Obstacle) -> str:

@@ -109,7 +109,7 @@ class FeatureCache(FineTuningCallback):
                 "Argument `model` must have weights: build it, or call it on data. "
                 f"Received: model={model!r}"
             )
-        report = Report(plan_of(self, model))
+        report = Report(plan_of(self, model, model.trainable_variables))
         return report.show() if processes.is_chief(model) else report
 
     # --- the hooks -------------------------------------------------------------------

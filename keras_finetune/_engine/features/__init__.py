@@ -19,7 +19,12 @@ from keras_finetune._engine.features._store import (
     free_memory,
 )
 
-__all__ = ["Features", "Obstacle", "Part", "part", "unsuited"]
+__all__ = ["Features", "Obstacle", "Part", "part", "refusal", "unsuited"]
+
+
+def refusal(model: Any) -> str | None:
+    """Return why a model's steps are left alone, if they are."""
+    return running.refusal(model)
 
 
 class Features:
@@ -58,10 +63,6 @@ class Features:
         self._test_function: Any = None
         self._plain_test_function: Any = None
         self._is_off = False
-
-    def refusal(self) -> str | None:
-        """Return why this model's steps are left alone, if they are."""
-        return running.refusal(self.model)
 
     def turn_off(self) -> None:
         """Leave the steps of all stages alone from the next `begin` on."""

@@ -9,7 +9,7 @@ its own features, and where these take the fewest bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,7 +98,12 @@ class Part:
 
 
 def part(
-    model: Any, trained: Iterable[Any], resting: Iterable[Any], *, rests: bool
+    model: Any,
+    trained: Iterable[Any],
+    resting: Iterable[Any],
+    *,
+    rests: bool,
+    flags: Mapping[int, bool] | None = None,
 ) -> Part | Obstacle:
     """Return the part of a model that can be cached in a stage, or why there is none.
 
@@ -107,16 +112,19 @@ def part(
         trained: The variables that train.
         resting: Layers that behave as at inference already.
         rests: Whether the noise of other frozen layers may be put to rest.
+        flags: What the flags of layers will say in the stage, by the id of a layer,
+            where they say something else now.
     """
     # Its own `__call__`, if any, is what runs both parts.
     source = lane.opened(model, own_call=True)
     trains = {variable_key(variable) for variable in trained}
     at_rest = {id(layer) for layer in resting}
-    quiet = Graph(source, Ends(trains, at_rest, ignore_noise=True))
+    flags = flags or {}
+    quiet = Graph(source, Ends(trains, at_rest, flags, ignore_noise=True))
     noisy = _noise_before_weights(quiet, at_rest)
     if rests:
         at_rest |= {id(layer) for layer in noisy}
-    ends = Ends(trains, at_rest)
+    ends = Ends(trains, at_rest, flags)
     graph = Graph(source, ends)
     prefix = _prefix(graph)
     if not any(_has_weights(step) for step in prefix):
@@ -170,6 +178,7 @@ class Ends:
     Args:
         trains: The keys of the variables that train.
         at_rest: The ids of layers that behave as at inference.
+        flags: Flags of layers, by their ids, in the place of those they have.
         ignore_noise: Whether noise that could be put to rest is taken to be.
     """
 
@@ -177,11 +186,13 @@ class Ends:
         self,
         trains: Collection[Hashable],
         at_rest: Collection[int],
+        flags: Mapping[int, bool],
         *,
         ignore_noise: bool = False,
     ) -> None:
         self._trains = trains
         self._at_rest = at_rest
+        self._flags = flags
         self._ignore_noise = ignore_noise
         self.obstacles: dict[int, Obstacle] = {}
 
@@ -216,7 +227,7 @@ class Ends:
         if id(layer) in self._at_rest:
             return False
         if isinstance(layer, keras.layers.BatchNormalization):
-            return bool(layer.trainable)
+            return bool(self._flags.get(id(layer), layer.trainable))
         return type(layer).__name__ == "SpectralNormalization"
 
     def _is_noisy(self, layer: Any) -> bool:
