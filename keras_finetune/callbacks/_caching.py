@@ -151,12 +151,12 @@ class Caching:
         )
 
 
-def check(model: Any) -> None:
-    """Raise where a model has no graph that could be cut."""
+def check(model: Any, needs: str = "FeatureCache") -> None:
+    """Raise where a model has no graph that could be cut, as `needs` has to."""
     why = unsuited(model)
     if why is not None:
         raise ValueError(
-            "`FeatureCache` needs a functional or Sequential model, of which it knows "
+            f"`{needs}` needs a functional or Sequential model, of which it knows "
             f"which layer comes after which. Received: model={model.name!r}: {why}"
         )
 

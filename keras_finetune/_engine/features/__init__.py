@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_finetune._engine.features._active import running
+from keras_finetune._engine.features._extracting import extract
 from keras_finetune._engine.features._feeding import Feeding
 from keras_finetune._engine.features._fingerprint import fingerprint
 from keras_finetune._engine.features._plan import Obstacle, Part, part, unsuited
@@ -19,7 +20,7 @@ from keras_finetune._engine.features._store import (
     free_memory,
 )
 
-__all__ = ["Features", "Obstacle", "Part", "part", "refusal", "unsuited"]
+__all__ = ["Features", "Obstacle", "Part", "extract", "part", "refusal", "unsuited"]
 
 
 def refusal(model: Any) -> str | None:
