@@ -1,4 +1,4 @@
-"""`cache_features`: what `predict` of the frozen part gives, and nothing left behind."""
+"""`cache_features`: what `predict` of the frozen part gives, and nothing is left."""
 
 import numpy as np
 import pytest
@@ -70,9 +70,7 @@ def test_inside_a_nested_model_and_with_the_targets_of_the_data():
 
 def test_several_tensors_and_inputs_by_name():
     a, b = keras.Input((3,), name="a"), keras.Input((2,), name="b")
-    low = [
-        layers.Dense(4, trainable=False, name=name)(x) for name, x in zip("cd", (a, b))
-    ]
+    low = [layers.Dense(4, trainable=False)(x) for x in (a, b)]
     joined = layers.Dense(2, name="head")(layers.Concatenate(name="both")(low))
     outputs = [joined, layers.Dense(1, name="other")(low[0])]
     model = keras.Model({"a": a, "b": b}, outputs)
