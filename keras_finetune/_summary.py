@@ -20,7 +20,7 @@ from keras_finetune.callbacks import (
     GradualUnfreeze,
     TrainOnly,
 )
-from keras_finetune.callbacks._caching import plan_of, told, would_cache
+from keras_finetune.callbacks._caching import copies_of, plan_of, told, would_cache
 
 # The title of a column: the last layer whose results are kept, and their bytes.
 _CACHED = "cached (bytes a row)"
@@ -75,13 +75,14 @@ def summary(model: Any, callbacks: Any = (), *, epochs: int | None = None) -> Re
     parts: list[str | Table] = [training.headline(), training.groups_table(epochs)]
     if training.stages is not None and training.unfreeze is not None:
         cached = training.cached(training.stages, training.unfreeze)
+        cells = [_briefly(training.cache, stage) for stage in cached]
         parts.append(
             training.stages.table(
                 training.unfreeze.when(training.stages, epochs),
                 training.rate,
                 training.unfreeze.learning_rate_factor,
                 training.selects,
-                {_CACHED: list(map(_briefly, cached))} if cached else None,
+                {_CACHED: cells} if cached else None,
             )
         )
         parts += [*training.stages.never_trained(), *_nothing_cached(cached)]
@@ -203,10 +204,12 @@ class _Training:
         return when, said if len(rates) == 1 else f"{said} - {rates[-1]:.3g}"
 
 
-def _briefly(stage: Part | Obstacle) -> str:
-    return (
-        "-" if isinstance(stage, Obstacle) else f"{stage.layer} ({stage.row_bytes:,})"
-    )
+def _briefly(asks: FeatureCache | None, stage: Part | Obstacle) -> str:
+    if isinstance(stage, Obstacle):
+        return "-"
+    copies = copies_of(asks, stage)
+    times = f"{copies} x " if copies > 1 else ""
+    return f"{stage.layer} ({times}{stage.row_bytes:,})"
 
 
 def _nothing_cached(stages: list[Part | Obstacle]) -> list[str]:
