@@ -214,17 +214,7 @@ def told(stage: Part | Obstacle, copies: int = 1) -> str:
         name = f"{stage.layer!r}, which " if stage.layer else ""
         where = " before " if stage.layer else ": "
         return f"nothing is cached{where}{name}{stage.reason}.{_remedy(stage)}"
-    said = (
-        f"what comes out of {stage.layer!r} is computed once a row and kept: "
-        f"{stage.row_bytes:,} bytes a row."
-    )
-    if stage.drawing:
-        draw = "draws" if len(stage.drawing) == 1 else "draw"
-        said += (
-            f" This for {copies} variants of a row, as {_named(stage.drawing)} {draw} "
-            f"them in the first {copies} epochs. Later epochs go through them again: "
-            "an approximation of new ones in every epoch."
-        )
+    said = _kept(stage, copies)
     if stage.resting:
         said += (
             f" Noise between frozen layers rests: {_named(stage.resting)}; with "
@@ -247,6 +237,21 @@ def told(stage: Part | Obstacle, copies: int = 1) -> str:
             said += _remedy(obstacle)
             break
     return said
+
+
+def _kept(stage: Part, copies: int) -> str:
+    if not stage.drawing:
+        return (
+            f"what comes out of {stage.layer!r} is computed once a row and kept: "
+            f"{stage.row_bytes:,} bytes a row."
+        )
+    draw = "draws" if len(stage.drawing) == 1 else "draw"
+    return (
+        f"what comes out of {stage.layer!r} is computed and kept for {copies} variants "
+        f"of each row, {stage.row_bytes:,} bytes each. {_named(stage.drawing)} {draw} "
+        f"them in the first {copies} epochs, and later epochs go through them again: "
+        "an approximation of new ones in every epoch."
+    )
 
 
 def _named(layers: Sequence[Any]) -> str:

@@ -484,16 +484,22 @@ def test_what_draws_variants_and_what_rests():
     assert "2 layers, such as 'flip'; with `frozen_mode=" in plain
     assert "With `copies=4` four variants of a row are kept that 'flip' draws" in plain
     drawn = said(copies=3)
-    assert "for 3 variants of a row, as 'flip' draws them" in drawn
+    assert "for 3 variants of each row, 32 bytes each. 'flip' draws them" in drawn
     assert "Noise between frozen layers rests: 'inner'" in drawn
     both_drawn = said(copies=3, frozen_mode="training")
-    assert "as 2 layers, such as 'flip' draw them" in both_drawn
+    assert "2 layers, such as 'flip' draw them" in both_drawn
     assert "rests" not in both_drawn
     nothing = said(frozen_mode="training")
     assert nothing.startswith("Nothing is cached before 'flip', which is random")
     assert "`copies` keeps several variants" in nothing
     report = FeatureCache(copies=3).plan(compiled("nested"))
     assert "variants" not in str(report)
+    trains = augmented(flip())
+    for layer in trains.layers:
+        layer.trainable = True
+    first = trains.layers[1].name
+    report = str(FeatureCache().plan(trains))
+    assert report == f"Nothing is cached before {first!r}, which trains."
 
 
 # --- what ends the cached part --------------------------------------------------------

@@ -98,13 +98,18 @@ def part(
     trains = {variable_key(variable) for variable in trained}
     at_rest = {id(layer) for layer in resting}
     flags = flags or {}
-    quiet = Graph(source, Ends(trains, at_rest, flags, ignore_noise=True))
+    quiet_ends = Ends(trains, at_rest, flags, ignore_noise=True)
+    quiet = Graph(source, quiet_ends)
     noise = _Noise(quiet, at_rest, rests, varies)
     ends = Ends(trains, at_rest | {id(x) for x in noise.allowed}, flags)
     graph = Graph(source, ends)
     prefix = _prefix(graph)
     if not any(_has_weights(step) for step in prefix):
-        first = next(iter(_obstacles(graph, prefix, ends)), _NO_WEIGHTS)
+        if not any(_has_weights(step) for step in _prefix(quiet)):
+            # It is not the noise that is in the way.
+            graph, ends = quiet, quiet_ends
+        found = _obstacles(graph, _prefix(graph), ends)
+        first = next(iter(found), _NO_WEIGHTS)
         return replace(first, noise=first.noise and bool(noise.noisy))
     places = _places(graph, prefix)
     if not places:
