@@ -14,6 +14,7 @@ from keras_finetune.callbacks import (
     Warmup,
     WeightNormLogger,
 )
+from keras_finetune.features import CachedFeatures, cache_features
 from keras_finetune.layers import MCDropout, convert_dropout
 from keras_finetune.plotting import plot_history
 from keras_finetune.rates import RateSearch, find_learning_rate
@@ -23,6 +24,7 @@ from keras_finetune.uncertainty import MCPrediction, mc_predict
 __version__ = "0.1.0"
 
 __all__ = [
+    "CachedFeatures",
     "DiscriminativeLR",
     "FeatureCache",
     "FlatCosine",
@@ -37,6 +39,7 @@ __all__ = [
     "TrainOnly",
     "Warmup",
     "WeightNormLogger",
+    "cache_features",
     "convert_dropout",
     "find_learning_rate",
     "fine_tune",

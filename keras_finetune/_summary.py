@@ -7,13 +7,23 @@ from typing import Any
 
 from keras_finetune import _checks
 from keras_finetune._engine import flags, keras, optimizer, processes
+from keras_finetune._engine.features import Obstacle, Part
 from keras_finetune._engine.structure import variable_key, weights
 from keras_finetune._groups.layer_groups import layer_groups
 from keras_finetune._rules.sharing import shared_groups
 from keras_finetune._rules.stages import Stages
 from keras_finetune._schedule import epochs as _epochs
 from keras_finetune._tables import Report, Table
-from keras_finetune.callbacks import DiscriminativeLR, GradualUnfreeze, TrainOnly
+from keras_finetune.callbacks import (
+    DiscriminativeLR,
+    FeatureCache,
+    GradualUnfreeze,
+    TrainOnly,
+)
+from keras_finetune.callbacks._caching import copies_of, plan_of, told, would_cache
+
+# The title of a column: the last layer whose results are kept, and their bytes.
+_CACHED = "cached (bytes a row)"
 
 
 def summary(model: Any, callbacks: Any = (), *, epochs: int | None = None) -> Report:
@@ -21,14 +31,16 @@ def summary(model: Any, callbacks: Any = (), *, epochs: int | None = None) -> Re
 
     A table of the groups, bottom to top: layers, parameters, how many of these train
     in the end, the epochs (counted from 0) in which they do, and the learning rate
-    with which the group begins. With `GradualUnfreeze` also a table of its stages.
+    with which the group begins. With `GradualUnfreeze` also a table of its stages;
+    with `FeatureCache` what is computed once a row, in each stage or in the whole fit.
     The model, its flags and its optimizer are left as they are.
 
     Args:
         model: A built model. Without `compile` the table has factors in the place of
             rates.
-        callbacks: What `fit` will be given: `GradualUnfreeze`, `DiscriminativeLR` and
-            `TrainOnly` are taken into account, others have no part in it.
+        callbacks: What `fit` will be given: `GradualUnfreeze`, `DiscriminativeLR`,
+            `TrainOnly` and `FeatureCache` are taken into account, others have no part
+            in it.
         epochs: The epochs that `fit` will run, if known.
 
     Returns:
@@ -62,15 +74,21 @@ def summary(model: Any, callbacks: Any = (), *, epochs: int | None = None) -> Re
     training = _Training(model, _flat(callbacks))
     parts: list[str | Table] = [training.headline(), training.groups_table(epochs)]
     if training.stages is not None and training.unfreeze is not None:
+        cached = training.cached(training.stages, training.unfreeze)
+        cells = [_briefly(training.cache, stage) for stage in cached]
         parts.append(
             training.stages.table(
                 training.unfreeze.when(training.stages, epochs),
                 training.rate,
                 training.unfreeze.learning_rate_factor,
                 training.selects,
+                {_CACHED: cells} if cached else None,
             )
         )
-        parts += training.stages.never_trained()
+        parts += [*training.stages.never_trained(), *_nothing_cached(cached)]
+    elif training.cache is not None:
+        trained = training.trained()
+        parts.append(plan_of(training.cache, model, trained))
     report = Report(*parts)
     return report.show() if processes.is_chief(model) else report
 
@@ -82,7 +100,9 @@ class _Training:
         unfreezes = [c for c in callbacks if isinstance(c, GradualUnfreeze)]
         scalers = [c for c in callbacks if isinstance(c, DiscriminativeLR)]
         selectors = [c for c in callbacks if isinstance(c, TrainOnly)]
+        caches = [c for c in callbacks if isinstance(c, FeatureCache)]
         self.model = model
+        self.cache = caches[-1] if caches else None
         self.unfreeze = unfreezes[-1] if unfreezes else None
         self.stages: Stages | None = None
         if self.unfreeze is not None:
@@ -123,6 +143,22 @@ class _Training:
         else:
             trained = list(self.model.trainable_variables)
         return [v for v in trained if self.selects(v)]
+
+    def cached(
+        self, stages: Stages, unfreeze: GradualUnfreeze
+    ) -> list[Part | Obstacle]:
+        """Return what is computed once a row in each stage; nothing without a cache."""
+        if self.cache is None:
+            return []
+        found = []
+        for stage in range(stages.last + 1):
+            trained = [v for v in stages.variables(stage) if self.selects(v)]
+            at_rest = []
+            if unfreeze.frozen_mode == "inference":
+                at_rest = stages.frozen_layers(stage)
+            says = stages.flags(stage).layers
+            found.append(would_cache(self.cache, self.model, trained, at_rest, says))
+        return found
 
     def headline(self) -> str:
         """Return what there is, in a sentence or two."""
@@ -166,6 +202,26 @@ class _Training:
         rates = sorted({base * self.factor(v) for v in own})
         said = f"{rates[0]:.3g}"
         return when, said if len(rates) == 1 else f"{said} - {rates[-1]:.3g}"
+
+
+def _briefly(asks: FeatureCache | None, stage: Part | Obstacle) -> str:
+    if isinstance(stage, Obstacle):
+        return "-"
+    copies = copies_of(asks, stage)
+    times = f"{copies} x " if copies > 1 else ""
+    return f"{stage.layer} ({times}{stage.row_bytes:,})"
+
+
+def _nothing_cached(stages: list[Part | Obstacle]) -> list[str]:
+    """Return a sentence for each reason why nothing is cached in some stages."""
+    why: dict[str, list[str]] = {}
+    for number, stage in enumerate(stages):
+        if isinstance(stage, Obstacle):
+            why.setdefault(told(stage), []).append(str(number))
+    return [
+        f"In stage{'s' if len(numbers) > 1 else ''} {', '.join(numbers)} {said}"
+        for said, numbers in why.items()
+    ]
 
 
 def _flat(callbacks: Any) -> list[Any]:

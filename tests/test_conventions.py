@@ -68,7 +68,7 @@ VALID = {
 }
 
 # Result objects: the package makes them, users read them.
-RESULTS = {"LayerGroup", "LayerGroups", "MCPrediction", "RateSearch"}
+RESULTS = {"CachedFeatures", "LayerGroup", "LayerGroups", "MCPrediction", "RateSearch"}
 
 
 class Wrong:

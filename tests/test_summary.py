@@ -6,6 +6,7 @@ import reference
 
 from keras_finetune import (
     DiscriminativeLR,
+    FeatureCache,
     GradualUnfreeze,
     TrainOnly,
     layer_groups,
@@ -143,3 +144,63 @@ def test_towers_with_equal_paths_are_told_apart():
     found = rows(summary(model, [rates]))
     assert found["left"][1:] == ["10", "0", "never", "-"]
     assert found["right"][1:] == ["10", "10", "from 0", "0.25"]
+
+
+def with_backbone():
+    """Normalization and dropout in a nested backbone, the statistics in its middle."""
+    backbone = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(6, name="low"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.Dropout(0.5, name="noise"),
+            keras.layers.Dense(5, name="high"),
+        ],
+        name="backbone",
+    )
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="head")(backbone(inputs)))
+    optimizer = keras.optimizers.SGD(0.1)
+    return reference.compile_model(model, optimizer, run_eagerly=True)
+
+
+# What is cached in the two stages before everything trains.
+CACHED = {
+    "frozen": ({}, {}, ["backbone (20)", "norm (24)"]),
+    "trainable": ({"batch_norm": "trainable"}, {}, ["low (24)", "low (24)"]),
+    "active": ({}, {"frozen_mode": "training"}, ["norm (24)", "norm (24)"]),
+    "at rest": (
+        {"frozen_mode": "inference"},
+        {"frozen_mode": "training"},
+        ["backbone (20)", "noise (24)"],
+    ),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", CACHED)
+def test_what_is_cached_in_each_stage_is_what_fit_then_caches(name):
+    options, asks, expected = CACHED[name]
+    model, cache = with_backbone(), FeatureCache(**asks, verbose=0)
+    groups = [["low", "norm"], "high", "head"]
+    unfreeze = GradualUnfreeze(groups=groups, every=1, **options)
+    report = summary(model, [unfreeze, cache], epochs=3)
+    said = [row[-1] for row in rows(report, 1).values()]
+    assert said == [*expected, "-"]
+    assert "In stage 2 nothing is cached before 'low', which trains." in report.parts
+    assert max(map(len, str(report).splitlines())) <= 80
+
+    reference.fit(model, DATA, epochs=3, batch_size=24, callbacks=[unfreeze, cache])
+    kept = [(stage["layer"], stage["row_bytes"]) for stage in cache.history]
+    assert [f"{layer} ({size})" if layer else "-" for layer, size in kept] == said
+
+
+@pytest.mark.once
+def test_what_is_cached_without_stages_is_for_what_the_callbacks_select():
+    def last(callbacks):
+        return summary(with_backbone(), [*callbacks, FeatureCache()]).parts[-1]
+
+    assert last([]) == "Nothing is cached before 'low', which trains."
+    head = last([TrainOnly("head")])
+    assert head.startswith("What comes out of 'low' is computed once a row and kept: ")
+    assert "It ends before 'norm', which uses the statistics of the batch." in head

@@ -251,7 +251,7 @@ def layer_groups(model: Any, groups: Groups = "auto") -> LayerGroups:
     References:
         - [Howard and Ruder, 2018](https://arxiv.org/abs/1801.06146)
     """
-    _check_model(model)
+    check_model(model)
     if isinstance(groups, LayerGroups):
         if not groups.covers(model):
             raise ValueError(
@@ -283,7 +283,8 @@ def check_groups(groups: Any) -> Any:
     )
 
 
-def _check_model(model: Any) -> None:
+def check_model(model: Any) -> None:
+    """Raise where the argument `model` is no model of this Keras, or has no weights."""
     if not structure.is_model(model):
         other = structure.foreign_keras(model)
         hint = ""

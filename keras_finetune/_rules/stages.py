@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -242,6 +242,7 @@ class Stages:
         rate: float | None,
         learning_rate_factor: float,
         selects: Callable[[Any], bool] | None = None,
+        more: Mapping[str, Sequence[str]] | None = None,
     ) -> Table:
         """Return the plan.
 
@@ -250,8 +251,11 @@ class Stages:
             rate: The base learning rate of stage 0, if known.
             learning_rate_factor: The factor on it from stage to stage.
             selects: Whether a variable trains when its group does. Defaults to all.
+            more: Further columns, by their titles: a cell for each stage.
         """
-        header = ["stage", "epochs", "trains too", "trainable", "base rate"]
+        more = more or {}
+        header = ["stage", "epochs", "trains too", "trainable"]
+        header += [*([] if rate is None else ["base rate"]), *more]
         rows = []
         trained = self._counts(selects)
         for stage, when in enumerate(epochs):
@@ -261,8 +265,9 @@ class Stages:
             row = [str(stage), when, names, f"{trained[stage]:,}"]
             if rate is not None:
                 row.append(f"{rate * learning_rate_factor**stage:.3g}")
-            rows.append(row)
-        return Table(header if rate is not None else header[:4], rows, right=(0, 3, 4))
+            rows.append([*row, *(cells[stage] for cells in more.values())])
+        right = (0, 3) if rate is None else (0, 3, 4)
+        return Table(header, rows, right=right)
 
     def _counts(self, selects: Callable[[Any], bool] | None) -> list[int]:
         """Return the parameters that train in each stage."""

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_finetune._engine import fit, optimizer, processes, session
-from keras_finetune._engine.features import Features, Obstacle, Part, part, unsuited
+from keras_finetune._engine.features import (
+    Features,
+    Obstacle,
+    Part,
+    part,
+    refusal,
+    unsuited,
+)
 from keras_finetune._tables import bold
 
 # A share of known rows in an epoch below which caching does not pay.
@@ -36,24 +44,24 @@ class Caching:
         asks, model = self._asks, self._model
         optimizer.check(model)
         check(model)
-        features = Features(
+        refused = refusal(model)
+        if refused is not None:
+            warnings.warn(
+                f"`FeatureCache` stands aside, and nothing is cached: {refused}.",
+                stacklevel=4,
+            )
+            return
+        self._features = Features(
             model,
             rests=asks.frozen_mode == "inference",
             memory=asks.limit,
             folder=None if asks.folder is None else Path(asks.folder),
+            copies=asks.copies,
             began=self._begin_stage,
             full=self._say_full,
             stopped=self._say_stopped,
         )
-        refusal = features.refusal()
-        if refusal is not None:
-            warnings.warn(
-                f"`FeatureCache` stands aside, and nothing is cached: {refusal}.",
-                stacklevel=4,
-            )
-            return
-        self._features = features
-        session.join(model).demand(asks, features=features)
+        session.join(model).demand(asks, features=self._features)
 
     def begin_epoch(self, epoch: int) -> None:
         """Begin to cache, or stop where it does not pay."""
@@ -83,7 +91,10 @@ class Caching:
         new, again = rows - self._before[0], hits - self._before[1]
         self._before = rows, hits
         self._count()
-        if self._epochs > 1 and feeding.stopped is None and again < _FEW * new:
+        feeding.end_epoch()
+        # As many epochs compute every row as there are variants of it.
+        seen = self._epochs > feeding.copies
+        if seen and feeding.stopped is None and again < _FEW * new:
             feeding.stop(
                 f"of {new:,} rows in epoch {self._epoch} only {again:,} had been seen "
                 "before. Are they augmented before they reach the model? Random "
@@ -107,6 +118,7 @@ class Caching:
             "epoch": self._epoch,
             "layer": stage.layer if cached else None,
             "row_bytes": stage.row_bytes if isinstance(stage, Part) else 0,
+            "copies": copies_of(self._asks, stage),
             "rows": 0,
             "bytes": 0,
             "hits": 0,
@@ -116,8 +128,8 @@ class Caching:
             return  # begun again, for another callback, before its first row
         self._asks.history.append(entry)
         if self._asks.verbose:
-            said = f"Epoch {self._epoch}: {bold('feature cache')}: {told(stage)}"
-            processes.announce(self._model, said)
+            said = f"Epoch {self._epoch}: {bold('feature cache')}: "
+            processes.announce(self._model, said + told(stage, self._asks.copies))
 
     def _count(self) -> None:
         feeding = None if self._features is None else self._features.feeding
@@ -144,40 +156,68 @@ class Caching:
         )
 
 
-def check(model: Any) -> None:
-    """Raise where a model has no graph that could be cut."""
+def check(model: Any, needs: str = "FeatureCache") -> None:
+    """Raise where a model has no graph that could be cut, as `needs` has to."""
     why = unsuited(model)
     if why is not None:
         raise ValueError(
-            "`FeatureCache` needs a functional or Sequential model, of which it knows "
+            f"`{needs}` needs a functional or Sequential model, of which it knows "
             f"which layer comes after which. Received: model={model.name!r}: {why}"
         )
 
 
-def plan_of(asks: Any, model: Any) -> str:
-    """Return what a callback would cache of a model with the flags of now."""
-    check(model)
-    rests = asks.frozen_mode == "inference"
-    said = told(part(model, model.trainable_variables, [], rests=rests))
+def plan_of(asks: Any, model: Any, trained: Iterable[Any]) -> str:
+    """Return what a callback would cache of a model with the flags of now, in words."""
+    said = told(would_cache(asks, model, trained), asks.copies)
     return said[0].upper() + said[1:]
 
 
-def told(stage: Part | Obstacle) -> str:
-    """Return what is cached, in a few sentences."""
+def would_cache(
+    asks: Any,
+    model: Any,
+    trained: Iterable[Any],
+    at_rest: Iterable[Any] = (),
+    flags: Mapping[int, bool] | None = None,
+) -> Part | Obstacle:
+    """Return what a callback would cache in a stage that has not begun.
+
+    Args:
+        asks: The callback.
+        model: The model, which is left as it is.
+        trained: The variables that train in the stage.
+        at_rest: Layers that another callback lets behave as at inference.
+        flags: What flags of layers say in the stage, by the id of a layer; others say
+            what they say now.
+    """
+    check(model)
+    refused = refusal(model)
+    if refused is not None:
+        return Obstacle("", refused)
+    rests = asks.frozen_mode == "inference"
+    varies = asks.copies > 1
+    return part(model, trained, at_rest, rests=rests, varies=varies, flags=flags)
+
+
+def copies_of(asks: Any, stage: Part | Obstacle) -> int:
+    """Return how many variants of a row are kept: 1 where nothing in the part draws."""
+    return asks.copies if isinstance(stage, Part) and stage.drawing else 1
+
+
+def told(stage: Part | Obstacle, copies: int = 1) -> str:
+    """Return what is cached, in a few sentences.
+
+    Args:
+        stage: What is cached, or why nothing is.
+        copies: How many variants of a row are kept where the part draws them.
+    """
     if isinstance(stage, Obstacle):
         name = f"{stage.layer!r}, which " if stage.layer else ""
         where = " before " if stage.layer else ": "
         return f"nothing is cached{where}{name}{stage.reason}.{_remedy(stage)}"
-    said = (
-        f"what comes out of {stage.layer!r} is computed once a row and kept: "
-        f"{stage.row_bytes:,} bytes a row."
-    )
+    said = _kept(stage, copies)
     if stage.resting:
-        names = [layer.name for layer in stage.resting]
-        count = f"{len(names)} layers, such as {names[0]!r}"
         said += (
-            " Noise between frozen layers rests: "
-            f"{count if len(names) > 1 else repr(names[0])}; with "
+            f" Noise between frozen layers rests: {_named(stage.resting)}; with "
             '`frozen_mode="training"` it stays active.'
         )
     if stage.noisy:
@@ -185,6 +225,11 @@ def told(stage: Part | Obstacle) -> str:
         said += (
             f" More could be cached if {name!r} did not draw random numbers between "
             'frozen layers: `frozen_mode="inference"` lets it rest.'
+        )
+    if stage.augmenting:
+        said += (
+            f" With `copies=4` four variants of a row are kept that "
+            f"{stage.augmenting[0].name!r} draws."
         )
     for obstacle in stage.obstacles:
         if _remedy(obstacle) and not obstacle.noise:
@@ -194,9 +239,32 @@ def told(stage: Part | Obstacle) -> str:
     return said
 
 
+def _kept(stage: Part, copies: int) -> str:
+    if not stage.drawing:
+        return (
+            f"what comes out of {stage.layer!r} is computed once a row and kept: "
+            f"{stage.row_bytes:,} bytes a row."
+        )
+    draw = "draws" if len(stage.drawing) == 1 else "draw"
+    return (
+        f"what comes out of {stage.layer!r} is computed and kept for {copies} variants "
+        f"of each row, {stage.row_bytes:,} bytes each. {_named(stage.drawing)} {draw} "
+        f"them in the first {copies} epochs, and later epochs go through them again: "
+        "an approximation of new ones in every epoch."
+    )
+
+
+def _named(layers: Sequence[Any]) -> str:
+    first = repr(layers[0].name)
+    return first if len(layers) == 1 else f"{len(layers)} layers, such as {first}"
+
+
 def _remedy(obstacle: Obstacle) -> str:
     if obstacle.noise:
-        return ' `frozen_mode="inference"` lets noise between frozen layers rest.'
+        return (
+            ' `frozen_mode="inference"` lets noise between frozen layers rest, and '
+            "`copies` keeps several variants of rows that are augmented."
+        )
     if "statistics" in obstacle.reason:
         return (
             " Freeze it (`layer.trainable = False`, or `GradualUnfreeze("

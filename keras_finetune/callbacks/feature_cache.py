@@ -38,6 +38,10 @@ class FeatureCache(FineTuningCallback):
     comes in (see the documentation for what was measured), with one exception that
     `frozen_mode` decides about: dropout between frozen layers.
 
+    Layers that augment rows inside the model, before its frozen weights, such as
+    `RandomFlip`, are noise between frozen layers too: by default they rest. With
+    `copies` each row keeps several variants that they have drawn.
+
     Args:
         memory: The bytes that features may take in memory, as a number or in words
             such as `"4GB"` or `"500 MB"`. Defaults to a quarter of the memory that is
@@ -51,14 +55,25 @@ class FeatureCache(FineTuningCallback):
             are computed by `predict` before training. `"training"`: it stays active,
             as in plain Keras, and the cut is before it. Noise after the last frozen
             layer, as in a head, is active in any case.
+        copies: How many variants of a row training keeps where layers in the cached
+            part augment it: random layers before the first weights, and Keras's own
+            augmentation layers; with `frozen_mode="training"` also dropout between
+            frozen layers. In the first `copies` epochs of a stage every row is
+            computed with new random numbers, and kept; later epochs go through the
+            variants again, in the same order. An approximation of augmentation that
+            is new in every epoch, for `copies` times the memory. Validation has no
+            augmentation. A run that resumes starts with no variants. Defaults to 1:
+            none are drawn.
         verbose: 1 (default) says in one line at the start of each stage what is
             cached, 0 is silent.
 
     Attributes:
         history: One dictionary for each stage: `epoch` (counted from 0), `layer` (the
-            last one whose results are cached, `None` if none is), `row_bytes`, and, up
-            to now, `rows` (different rows that are kept), `bytes` (of their features),
-            `hits` (rows that training and validation did not compute again), `misses`.
+            last one whose results are cached, `None` if none is), `row_bytes`,
+            `copies` (variants of a row, 1 where nothing draws them), and, up to now,
+            `rows` (different rows that are kept, each variant counted), `bytes` (of
+            their features), `hits` (rows that training and validation did not compute
+            again), `misses`.
 
     Raises:
         TypeError: If an argument has the wrong type, or the optimizer is of a make
@@ -85,6 +100,7 @@ class FeatureCache(FineTuningCallback):
         *,
         folder: str | os.PathLike[str] | None = None,
         frozen_mode: Literal["training", "inference"] = "inference",
+        copies: int = 1,
         verbose: int = 1,
     ) -> None:
         super().__init__()
@@ -92,6 +108,7 @@ class FeatureCache(FineTuningCallback):
         self.limit = None if memory is None else _checks.size("memory", memory)
         self.folder = None if folder is None else _checks.path("folder", folder)
         self.frozen_mode = _checks.choice("frozen_mode", frozen_mode, _FROZEN_MODES)
+        self.copies = _checks.integer("copies", copies, 1)
         self.verbose = _checks.choice("verbose", verbose, (0, 1))
         self.history: list[dict[str, Any]] = []
 
@@ -109,7 +126,7 @@ class FeatureCache(FineTuningCallback):
                 "Argument `model` must have weights: build it, or call it on data. "
                 f"Received: model={model!r}"
             )
-        report = Report(plan_of(self, model))
+        report = Report(plan_of(self, model, model.trainable_variables))
         return report.show() if processes.is_chief(model) else report
 
     # --- the hooks -------------------------------------------------------------------

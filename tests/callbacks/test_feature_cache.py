@@ -406,6 +406,102 @@ def test_rows_that_come_again_in_one_epoch_are_kept_once():
     assert cache.history[0]["hits"] == 8 + 6 + 22
 
 
+# --- variants of a row ----------------------------------------------------------------
+
+
+class Shakes(layers.Layer):
+    """Augmentation of one's own: noise for each pixel."""
+
+    def __init__(self):
+        super().__init__(name="shakes")
+        self.seed_generator = keras.random.SeedGenerator(1)
+
+    def call(self, inputs, training=None):
+        if not training:
+            return inputs
+        shape = keras.ops.shape(inputs)
+        return inputs + keras.random.normal(shape, seed=self.seed_generator)
+
+
+def augmented(augment):
+    """An augmentation layer, dropout between frozen layers, a head."""
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            augment,
+            frozen(layers.Dense(4)),
+            layers.Dropout(0.5, seed=1, name="inner"),
+            layers.Flatten(name="flat"),
+            frozen(layers.Dense(8, name="high")),
+            layers.Dense(3, name="head"),
+        ]
+    )
+
+
+def flip():
+    return layers.RandomFlip("horizontal", seed=1, name="flip")
+
+
+@pytest.mark.parametrize(
+    "augment", [flip, pytest.param(Shakes, marks=pytest.mark.backend("torch"))]
+)
+def test_rows_come_in_as_many_variants_as_asked_and_then_in_these_again(augment):
+    # Nothing is learned, so that the loss of an epoch tells which variants it had.
+    model = compiled(lambda: augmented(augment()), optimizer=keras.optimizers.SGD(0.0))
+    others = images(7, seed=9), labels(7)
+    cache = FeatureCache(copies=2, verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        history = model.fit(
+            images(),
+            labels(),
+            batch_size=BATCH,
+            shuffle=False,
+            epochs=5,
+            verbose=0,
+            validation_data=others,
+            callbacks=[cache],
+        ).history
+    first, second, *later = history["loss"]
+    assert first != second
+    assert later == [first, second, first]
+    expected = [model.evaluate(*others, verbose=0)] * 5
+    np.testing.assert_allclose(history["val_loss"], expected, rtol=1e-5)
+    (stage,) = cache.history
+    assert (stage["layer"], stage["copies"]) == ("high", 2)
+    assert stage["misses"] == stage["rows"] == 2 * ROWS + 7
+    assert stage["bytes"] == stage["rows"] * stage["row_bytes"]
+    assert stage["hits"] == 3 * ROWS + 4 * 7
+
+
+@pytest.mark.once
+def test_what_draws_variants_and_what_rests():
+    def said(**arguments):
+        report = FeatureCache(**arguments).plan(augmented(flip()))
+        return " ".join(str(report).split())
+
+    plain = said()
+    assert "2 layers, such as 'flip'; with `frozen_mode=" in plain
+    assert "With `copies=4` four variants of a row are kept that 'flip' draws" in plain
+    drawn = said(copies=3)
+    assert "for 3 variants of each row, 32 bytes each. 'flip' draws them" in drawn
+    assert "Noise between frozen layers rests: 'inner'" in drawn
+    both_drawn = said(copies=3, frozen_mode="training")
+    assert "2 layers, such as 'flip' draw them" in both_drawn
+    assert "rests" not in both_drawn
+    nothing = said(frozen_mode="training")
+    assert nothing.startswith("Nothing is cached before 'flip', which is random")
+    assert "`copies` keeps several variants" in nothing
+    report = FeatureCache(copies=3).plan(compiled("nested"))
+    assert "variants" not in str(report)
+    trains = augmented(flip())
+    for layer in trains.layers:
+        layer.trainable = True
+    first = trains.layers[1].name
+    report = str(FeatureCache().plan(trains))
+    assert report == f"Nothing is cached before {first!r}, which trains."
+
+
 # --- what ends the cached part --------------------------------------------------------
 
 
@@ -646,6 +742,7 @@ def test_there_is_one_of_them():
         ({"memory": 1.5}, TypeError),
         ({"folder": 3}, TypeError),
         ({"frozen_mode": "eval"}, ValueError),
+        ({"copies": 0}, ValueError),
         ({"verbose": 2}, ValueError),
     ],
 )

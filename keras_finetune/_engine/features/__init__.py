@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from keras_finetune._engine.features._active import running
+from keras_finetune._engine.features._ends import Obstacle
+from keras_finetune._engine.features._extracting import extract
 from keras_finetune._engine.features._feeding import Feeding
 from keras_finetune._engine.features._fingerprint import fingerprint
-from keras_finetune._engine.features._plan import Obstacle, Part, part, unsuited
+from keras_finetune._engine.features._plan import Part, part, unsuited
 from keras_finetune._engine.features._store import (
     Folder,
     Kind,
@@ -19,7 +21,12 @@ from keras_finetune._engine.features._store import (
     free_memory,
 )
 
-__all__ = ["Features", "Obstacle", "Part", "part", "unsuited"]
+__all__ = ["Features", "Obstacle", "Part", "extract", "part", "refusal", "unsuited"]
+
+
+def refusal(model: Any) -> str | None:
+    """Return why a model's steps are left alone, if they are."""
+    return running.refusal(model)
 
 
 class Features:
@@ -31,6 +38,8 @@ class Features:
         memory: The bytes that features may take in memory, `None` for a quarter of
             what is free.
         folder: Where they are kept instead, if anywhere.
+        copies: How many variants of a row are kept; with more than 1, layers that
+            augment rows draw them.
         began: Called when a stage begins, with what is cached in it.
         full: Called when there is no more room, with the reason.
         stopped: Called when no more rows are looked up in a stage, with the reason.
@@ -46,6 +55,7 @@ class Features:
         rests: bool,
         memory: int | None,
         folder: Path | None,
+        copies: int,
         began: Callable[[Part | Obstacle], None],
         full: Callable[[str], None],
         stopped: Callable[[str], None],
@@ -53,15 +63,12 @@ class Features:
         self.model = model
         self.feeding: Feeding | None = None
         self._rests, self._memory, self._folder = rests, memory, folder
+        self._copies = copies
         self._began, self._full, self._stopped = began, full, stopped
         self._stage: Part | Obstacle | None = None
         self._test_function: Any = None
         self._plain_test_function: Any = None
         self._is_off = False
-
-    def refusal(self) -> str | None:
-        """Return why this model's steps are left alone, if they are."""
-        return running.refusal(self.model)
 
     def turn_off(self) -> None:
         """Leave the steps of all stages alone from the next `begin` on."""
@@ -75,7 +82,10 @@ class Features:
         if self._is_off:
             self._stage = None
             return []
-        self._stage = part(self.model, trained, at_rest, rests=self._rests)
+        varies = self._copies > 1
+        self._stage = part(
+            self.model, trained, at_rest, rests=self._rests, varies=varies
+        )
         return list(self._stage.resting) if isinstance(self._stage, Part) else []
 
     def begin(self) -> Feeding | None:
@@ -85,7 +95,7 @@ class Features:
             return None
         if isinstance(stage, Part):
             self.feeding = Feeding(
-                self.model, stage, *self._tables(stage), self._stopped
+                self.model, stage, *self._tables(stage), self._stopped, self._copies
             )
         self._began(stage)
         return self.feeding

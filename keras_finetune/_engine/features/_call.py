@@ -38,8 +38,7 @@ class SplitCall:
         self._whole = model.call
         self._inputs: list[Any] | None = None
         self._features: Sequence[Any] = ()
-        self._asks = False
-        self._taken: list[Any] = []
+        self._taken: list[Any] | None = None
 
     def patches(self, *roles: Role) -> list[Patch]:
         """Return the patches under which steps take pairs of features and a batch."""
@@ -62,13 +61,23 @@ class SplitCall:
 
         To be called under `patches`.
         """
-        self._asks = True
-        try:
+        with self.asked() as taken:
             self.model(x, training=training)
-        finally:
-            self._asks = False
-        taken, self._taken = self._taken, []
         return [*taken, *map(lane.get_mask, taken)]
+
+    @contextmanager
+    def asked(self) -> Iterator[list[Any]]:
+        """Let a call of the model in a block give the tensors of the frontier.
+
+        They are in the list when the block ends; the call itself returns nothing. To
+        be used under `patches`.
+        """
+        taken: list[Any] = []
+        self._taken = taken
+        try:
+            yield taken
+        finally:
+            self._taken = None
 
     def _fed(self, step: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(step)
@@ -89,7 +98,7 @@ class SplitCall:
             self._inputs, self._features = None, ()
 
     def _call(self, inputs: Any, training: Any, mask: Any, kwargs: Any) -> Any:
-        if not self._asks and not self._is_batch(inputs):
+        if self._taken is None and not self._is_batch(inputs):
             inputs = lane.converted(self.model, inputs)
             return self._whole(inputs, training=training, mask=mask, **kwargs)
         graph = self.part.graph.source
@@ -98,8 +107,8 @@ class SplitCall:
         for x, its in zip(given, masks_given, strict=False):
             if its is not None:
                 lane.set_mask(x, its)
-        if self._asks:
-            self._taken = self.part.compute(given, training)
+        if self._taken is not None:
+            self._taken[:] = self.part.compute(given, training)
             return []
         self.used = True
         count = len(self.part.frontier)

@@ -28,12 +28,14 @@ class Feeding:
             what the inputs of these rows look like.
         known: Gives the table that an earlier run has kept under a name, if any.
         told: Called with the reason when no more rows are looked up.
+        copies: How many variants of a row are kept where the part draws them.
 
     Attributes:
         rows: The rows that steps were given, by role.
         hits: The rows of these whose features were known, by role.
         computed: The batches for which features were computed, by role.
         stopped: Why no more rows are looked up, or `None`.
+        copies: The variants of a row that training draws: 1 where nothing draws.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Feeding:
         table: Callable[[str, Sequence[Kind | None]], Table],
         known: Callable[[str], Table | None],
         told: Callable[[str], None],
+        copies: int = 1,
     ) -> None:
         self.model = model
         self.part = part
@@ -50,6 +53,8 @@ class Feeding:
         self.hits: Counter[Role] = Counter()
         self.computed: Counter[Role] = Counter()
         self.stopped: str | None = None
+        self.copies = copies if part.drawing else 1
+        self._variant = 0
         self._call = SplitCall(model, part)
         self._new_table, self._known_table, self._told = table, known, told
         self._tables: dict[str, Table] = {}
@@ -90,6 +95,10 @@ class Feeding:
 
         return test
 
+    def end_epoch(self) -> None:
+        """Go on to the next variant of the rows."""
+        self._variant = (self._variant + 1) % self.copies
+
     def stop(self, why: str) -> None:
         """Look up no more rows, and let go of all features."""
         self.stopped = why
@@ -110,12 +119,13 @@ class Feeding:
         def function(*args: Any) -> Any:
             *state, source = args
             batches = running.batches(self.model, source)
+            # What is computed may move the state on, which the step goes on from.
             fed = [self._fed(role, state, batch) for batch in batches]
             return step(*state, fed)
 
         return function
 
-    def _fed(self, role: Role, state: Sequence[Any], batch: Any) -> Fed:
+    def _fed(self, role: Role, state: list[Any], batch: Any) -> Fed:
         x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
         if self.stopped is None:
             found = [running.numpy(part) for part in lane.flatten(x)]
@@ -126,7 +136,7 @@ class Feeding:
         return self._computed(role, state, x), batch
 
     def _looked_up(
-        self, role: Role, state: Sequence[Any], x: Any, arrays: Sequence[np.ndarray]
+        self, role: Role, state: list[Any], x: Any, arrays: Sequence[np.ndarray]
     ) -> list[Any]:
         keys, name = digests(arrays), self._name(role, arrays)
         if name not in self._tables and (kept := self._known_table(name)) is not None:
@@ -149,23 +159,27 @@ class Feeding:
         table.add(keys, [None if f is None else running.numpy(f) for f in features])
         return features
 
-    def _computed(self, role: Role, state: Sequence[Any], x: Any) -> list[Any]:
+    def _computed(self, role: Role, state: list[Any], x: Any) -> list[Any]:
         training = role == "train"
         if training not in self._prefixes:
+            drawing = self.part.drawing if training else ()
             self._prefixes[training] = running.prefix(
-                self.model, self._call.features, training
+                self.model, self._call.features, training, drawing
             )
         self.computed[role] += 1
-        return list(self._prefixes[training](*state, x))
+        features, state[:] = self._prefixes[training](*state, x)
+        return list(features)
 
     def _name(self, role: Role, arrays: Sequence[np.ndarray]) -> str:
         looks = [f"{array.shape[1:]} {array.dtype}" for array in arrays]
+        if role == "train" and self.part.drawing:
+            looks.append(f"variant {self._variant}")
         return "; ".join([role, *looks] if self.part.by_mode else looks)
 
     def _why_not(
         self,
         role: Role,
-        state: Sequence[Any],
+        state: list[Any],
         x: Any,
         arrays: Sequence[np.ndarray],
         features: Sequence[Any],
@@ -180,6 +194,24 @@ class Feeding:
             return "the features of a batch are not one for each row"
         if not self._verify or rows < 2:
             return None
+        if self._mixes_rows(role, state, x, arrays, given):
+            return "the features of a row depend on the other rows of its batch"
+        self._verify = False
+        return None
+
+    def _mixes_rows(
+        self,
+        role: Role,
+        state: list[Any],
+        x: Any,
+        arrays: Sequence[np.ndarray],
+        given: Sequence[np.ndarray],
+    ) -> bool:
+        """Return whether other rows in the batch would change the features of a row."""
+        if self.part.drawing:
+            # Two draws differ; what does not draw shows it as well.
+            role, given = "test", self._again("test", state, x)
+        rows = len(arrays[0])
         # The first half of the batch again, with other rows behind it.
         half = rows // 2
         order = [*range(half), *range(rows - half)]
@@ -187,16 +219,17 @@ class Feeding:
             running.input(array[order], like)
             for array, like in zip(arrays, lane.flatten(x), strict=True)
         ]
-        again = self._computed(role, state, lane.pack(x, inputs))
-        self.computed[role] -= 1
-        values = [None if f is None else running.numpy(f) for f in again]
-        others = [f for f in values if f is not None]
-        if not all(
+        others = self._again(role, state, lane.pack(x, inputs))
+        return not all(
             _are_close(a[:half], b[:half]) for a, b in zip(given, others, strict=True)
-        ):
-            return "the features of a row depend on the other rows of its batch"
-        self._verify = False
-        return None
+        )
+
+    def _again(self, role: Role, state: list[Any], x: Any) -> list[np.ndarray]:
+        """Return features that no step is given, and that do not count."""
+        found = self._computed(role, state, x)
+        self.computed[role] -= 1
+        values = [None if f is None else running.numpy(f) for f in found]
+        return [value for value in values if value is not None]
 
 
 def _tensors(table: Table, places: Sequence[tuple[int, int]]) -> list[Any]:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_finetune._engine import backend, keras
-from keras_finetune._engine.features._plan import Part, is_foreign
+from keras_finetune._engine.features._ends import is_foreign
+from keras_finetune._engine.features._plan import Part
 from keras_finetune._engine.graphs.active import lane
 from keras_finetune._engine.graphs.cut import Graph, Key, Step
 from keras_finetune._engine.structure import own_weights
@@ -25,6 +26,7 @@ def fingerprint(model: Any, part: Part) -> str:
     world = [keras.__name__, keras.__version__, backend(), bool(model.jit_compile)]
     digest.update(json.dumps(world).encode())
     rests = {id(layer) for layer in part.resting}
+    draws = {id(layer) for layer in part.drawing}
     for line in _lines(part.prefix, part.graph.inputs, part.frontier):
         digest.update(line.encode())
     layers: dict[int, Any] = {}
@@ -32,7 +34,8 @@ def fingerprint(model: Any, part: Part) -> str:
         if step.node is not None:
             layers.update((id(x), x) for x in lane.flatten_layers(step.operation))
     for layer in layers.values():
-        digest.update(f"{type(layer).__name__} {id(layer) in rests}".encode())
+        mode = f"{id(layer) in rests} {id(layer) in draws}"
+        digest.update(f"{type(layer).__name__} {mode}".encode())
         for variable in own_weights(layer):
             value = lane.value(variable)
             digest.update(f"{value.shape} {value.dtype}".encode())
@@ -74,9 +77,10 @@ def _operation(operation: Any) -> Iterator[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a configuration without names."""
+    """Return a configuration without names, and without seeds, drawn for a process."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items() if k != "name"}
+        left_out = ("name", "seed")
+        return {str(k): _plain(v) for k, v in value.items() if k not in left_out}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
     return value

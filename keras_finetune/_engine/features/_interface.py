@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -55,7 +55,11 @@ class Backend(ABC):
 
     @abstractmethod
     def prefix(
-        self, model: Any, compute: Callable[[Any, bool], list[Any]], training: bool
+        self,
+        model: Any,
+        compute: Callable[[Any, bool], list[Any]],
+        training: bool,
+        drawing: Sequence[Any] = (),
     ) -> Step:
         """Return a compiled function of the state and a batch of inputs.
 
@@ -63,6 +67,10 @@ class Backend(ABC):
             model: The model.
             compute: Calls the model, and returns the features.
             training: The argument for `compute`.
+            drawing: Layers whose generators have moved on after a call.
+
+        Returns:
+            A function that returns the features, and the state after it.
         """
 
     def numpy(self, x: Any) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -35,19 +35,36 @@ class Jax(Backend):
         return call
 
     def prefix(
-        self, model: Any, compute: Callable[[Any, bool], list[Any]], training: bool
+        self,
+        model: Any,
+        compute: Callable[[Any, bool], list[Any]],
+        training: bool,
+        drawing: Sequence[Any] = (),
     ) -> Step:
-        def stateless(trainable: Any, others: Any, x: Any) -> list[Any]:
+        known = {id(v): i for i, v in enumerate(model.non_trainable_variables)}
+        seeds = [seed.state for layer in drawing for seed in layer._seed_generators]
+
+        def stateless(
+            trainable: Any, others: Any, x: Any
+        ) -> tuple[list[Any], list[Any]]:
             variables = [*model.trainable_variables, *model.non_trainable_variables]
             pairs = list(zip(variables, [*trainable, *others], strict=True))
-            with keras.StatelessScope(state_mapping=pairs):
-                return compute(x, training)
+            with keras.StatelessScope(state_mapping=pairs) as scope:
+                features = compute(x, training)
+            return features, [scope.get_current_value(seed) for seed in seeds]
 
         eager = model.run_eagerly or not model.jit_compile
         compiled = stateless if eager else jax.jit(stateless)
 
-        def call(state: Any, x: Any) -> list[Any]:
-            return list(compiled(state[0], state[1], x))
+        def call(state: Any, x: Any) -> tuple[list[Any], tuple[Any]]:
+            features, moved = compiled(state[0], state[1], x)
+            if seeds:
+                # The step takes them on from here, as it would from its own draws.
+                others = [*state[1]]
+                for seed, value in zip(seeds, moved, strict=True):
+                    others[known[id(seed)]] = value
+                state = (state[0], others, *state[2:])
+            return list(features), (state,)
 
         return call
 

@@ -9,47 +9,17 @@ its own features, and where these take the fewest bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from keras_finetune._engine import keras
-from keras_finetune._engine.evaluation import names_loaded
+from keras_finetune._engine.features._ends import Ends, Obstacle, is_foreign
 from keras_finetune._engine.graphs.active import lane
 from keras_finetune._engine.graphs.cut import Call, Graph, Key, Step, run
 from keras_finetune._engine.graphs.interface import Node
-from keras_finetune._engine.graphs.noise import is_active, may_rest
+from keras_finetune._engine.graphs.noise import augments, is_active, may_rest
 from keras_finetune._engine.structure import own_weights, variable_key
-
-# What a user's layer does in `call` if it keeps something from one step to the next.
-_KEEPS = frozenset(
-    ("add_loss", "add_metric", "assign", "assign_add", "assign_sub", "update_state")
-)
-# Where that is no part of a step.
-_NOT_CALLED = (
-    *("__init__", "build", "get_config", "from_config", "adapt", "update_state"),
-    *("load_own_variables", "save_own_variables", "load_assets", "save_assets"),
-)
-# Layers of these packages do to each row the same, but for the exceptions below.
-_KNOWN = ("keras", "tf_keras", "keras_hub", "keras_nlp", "keras_cv", "keras_finetune")
-
-# What Keras's own classes are made of.
-_BASES = ("tensorflow", "torch")
-
-
-@dataclass(frozen=True)
-class Obstacle:
-    """What the cached part ends before.
-
-    Args:
-        layer: The name of the layer.
-        reason: Why it cannot be computed once and for all.
-        noise: Whether it could if noise in frozen layers rested.
-    """
-
-    layer: str
-    reason: str
-    noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +32,10 @@ class Part:
         suffix: The steps of every epoch.
         frontier: What the suffix reads of what the prefix computes.
         resting: Layers whose noise rests so that the part is as large as it is.
+        drawing: Layers that draw random numbers whenever the part is computed for
+            training, so that what is kept is one variant of a row.
         noisy: Layers whose noise could rest, if that would make the part larger.
+        augmenting: Those of the resting or noisy ones that augment rows.
         obstacles: What it ends before, the first ones of the graph.
         layer: The name of the last layer before the frontier.
         foreign: Whether it has layers whose rows may depend on one another.
@@ -75,7 +48,9 @@ class Part:
     suffix: Sequence[Step]
     frontier: Sequence[Key]
     resting: Sequence[Any]
+    drawing: Sequence[Any]
     noisy: Sequence[Any]
+    augmenting: Sequence[Any]
     obstacles: Sequence[Obstacle]
     layer: str
     foreign: bool
@@ -98,7 +73,13 @@ class Part:
 
 
 def part(
-    model: Any, trained: Iterable[Any], resting: Iterable[Any], *, rests: bool
+    model: Any,
+    trained: Iterable[Any],
+    resting: Iterable[Any],
+    *,
+    rests: bool,
+    varies: bool = False,
+    flags: Mapping[int, bool] | None = None,
 ) -> Part | Obstacle:
     """Return the part of a model that can be cached in a stage, or why there is none.
 
@@ -107,25 +88,43 @@ def part(
         trained: The variables that train.
         resting: Layers that behave as at inference already.
         rests: Whether the noise of other frozen layers may be put to rest.
+        varies: Whether several variants of a row are kept, so that what augments it
+            may draw; other noise may where it does not rest.
+        flags: What the flags of layers will say in the stage, by the id of a layer,
+            where they say something else now.
     """
     # Its own `__call__`, if any, is what runs both parts.
     source = lane.opened(model, own_call=True)
     trains = {variable_key(variable) for variable in trained}
     at_rest = {id(layer) for layer in resting}
-    quiet = Graph(source, Ends(trains, at_rest, ignore_noise=True))
-    noisy = _noise_before_weights(quiet, at_rest)
-    if rests:
-        at_rest |= {id(layer) for layer in noisy}
-    ends = Ends(trains, at_rest)
+    flags = flags or {}
+    quiet_ends = Ends(trains, at_rest, flags, ignore_noise=True)
+    quiet = Graph(source, quiet_ends)
+    noise = _Noise(quiet, at_rest, rests, varies)
+    ends = Ends(trains, at_rest | {id(x) for x in noise.allowed}, flags)
     graph = Graph(source, ends)
     prefix = _prefix(graph)
     if not any(_has_weights(step) for step in prefix):
-        first = next(iter(_obstacles(graph, prefix, ends)), _NO_WEIGHTS)
-        return replace(first, noise=first.noise and bool(noisy))
+        if not any(_has_weights(step) for step in _prefix(quiet)):
+            # It is not the noise that is in the way.
+            graph, ends = quiet, quiet_ends
+        found = _obstacles(graph, _prefix(graph), ends)
+        first = next(iter(found), _NO_WEIGHTS)
+        return replace(first, noise=first.noise and bool(noise.noisy))
     places = _places(graph, prefix)
     if not places:
         return Obstacle(model.name, "has no place where each row has its own features")
-    kept, frontier, size = min(places, key=lambda place: place[2])
+    return _at(graph, min(places, key=lambda place: place[2]), noise, ends)
+
+
+def _at(
+    graph: Graph,
+    place: tuple[Sequence[Step], list[Key], int],
+    noise: _Noise,
+    ends: Ends,
+) -> Part:
+    """Return the part that ends at a place."""
+    kept, frontier, size = place
     free = _free(graph, kept)
     chosen = {id(step) for step in kept}
     suffix = [
@@ -140,13 +139,16 @@ def part(
         kept,
         suffix,
         frontier,
-        noisy if rests else [],
-        [] if rests else noisy,
-        _obstacles(graph, prefix, ends),
+        noise.resting,
+        noise.drawing,
+        noise.noisy,
+        noise.augmenting,
+        _obstacles(graph, _prefix(graph), ends),
         str(getattr(last, "name", type(last).__name__)),
         any(is_foreign(step.operation) for step in kept if step.node is not None)
         or any(map(is_foreign, layers)),
-        any(is_foreign(x) and "training" in lane.call_parameters(x) for x in layers),
+        bool(noise.drawing)
+        or any(is_foreign(x) and "training" in lane.call_parameters(x) for x in layers),
         size,
     )
 
@@ -164,90 +166,51 @@ def unsuited(model: Any) -> str | None:
     return None
 
 
-class Ends:
-    """Tells before which calls the cached part ends, and remembers why.
+class _Noise:
+    """What becomes of the noise that stands between the inputs and frozen weights.
 
     Args:
-        trains: The keys of the variables that train.
-        at_rest: The ids of layers that behave as at inference.
-        ignore_noise: Whether noise that could be put to rest is taken to be.
+        graph: A graph whose prefix ends before no noise that can rest.
+        at_rest: The ids of layers that behave as at inference already.
+        rests: Whether noise may be put to rest.
+        varies: Whether what augments rows may draw, and other noise that does not rest.
+
+    Attributes:
+        resting: Layers that are put to rest.
+        drawing: Layers that draw one variant of a row after the other.
+        noisy: Layers before which the part ends although they could rest.
+        augmenting: Those of the resting and noisy ones that augment rows.
     """
 
     def __init__(
-        self,
-        trains: Collection[Hashable],
-        at_rest: Collection[int],
-        *,
-        ignore_noise: bool = False,
+        self, graph: Graph, at_rest: Collection[int], rests: bool, varies: bool
     ) -> None:
-        self._trains = trains
-        self._at_rest = at_rest
-        self._ignore_noise = ignore_noise
-        self.obstacles: dict[int, Obstacle] = {}
+        noisy = _noise_before_weights(graph, at_rest)
+        before = {id(layer) for layer in _before_weights(graph)}
+        rows = {id(x) for x in noisy if id(x) in before or augments(x)}
+        draws = {id(x) for x in noisy if varies and (id(x) in rows or not rests)}
+        others = [x for x in noisy if id(x) not in draws]
+        self.resting = others if rests else []
+        self.drawing = [x for x in noisy if id(x) in draws]
+        self.noisy = [] if rests else others
+        self.augmenting = [x for x in others if id(x) in rows]
 
-    def __call__(self, node: Node) -> bool:
-        obstacle = self._obstacle(node)
-        if obstacle is not None:
-            self.obstacles[id(node)] = obstacle
-        return obstacle is not None
-
-    def _obstacle(self, node: Node) -> Obstacle | None:
-        for layer in lane.flatten_layers(node.operation):
-            reason = self._trains_here(layer) or _keeps(layer) or _mixes(layer)
-            if reason is None and not node.silenced and self._uses_the_batch(layer):
-                reason = "uses the statistics of the batch"
-            if reason is not None:
-                return Obstacle(layer.name, reason)
-            if not node.silenced and self._is_noisy(layer):
-                return Obstacle(
-                    layer.name, "is random while it trains", may_rest(layer)
-                )
-        if not all(_is_batched(x) for x in node.outputs):
-            name = getattr(node.operation, "name", type(node.operation).__name__)
-            return Obstacle(name, "returns no batch")
-        return None
-
-    def _trains_here(self, layer: Any) -> str | None:
-        if any(variable_key(v) in self._trains for v in own_weights(layer)):
-            return "trains"
-        return None
-
-    def _uses_the_batch(self, layer: Any) -> bool:
-        if id(layer) in self._at_rest:
-            return False
-        if isinstance(layer, keras.layers.BatchNormalization):
-            return bool(layer.trainable)
-        return type(layer).__name__ == "SpectralNormalization"
-
-    def _is_noisy(self, layer: Any) -> bool:
-        if id(layer) in self._at_rest or not is_active(layer):
-            return False
-        return not (self._ignore_noise and may_rest(layer))
+    @property
+    def allowed(self) -> list[Any]:
+        """Layers before which the part does not end."""
+        return [*self.resting, *self.drawing]
 
 
-def _keeps(layer: Any) -> str | None:
-    """Why a layer does more than return something, if it does."""
-    if getattr(layer, "activity_regularizer", None) is not None:
-        return "has an activity regularizer"
-    if isinstance(layer, keras.layers.ActivityRegularization):
-        return "adds a loss"
-    if getattr(layer, "_metrics", None) and not isinstance(layer, keras.Model):
-        return "has a metric of its own"
-    if isinstance(layer, keras.layers.RNN) and layer.stateful:
-        return "keeps its state from batch to batch"
-    names = names_loaded(layer.__class__, (*_KNOWN, *_BASES), _NOT_CALLED)
-    if is_foreign(layer) and not _KEEPS.isdisjoint(names):
-        return "may add a loss or keep a state"
-    return None
-
-
-def _mixes(layer: Any) -> str | None:
-    """Why the rows of a layer of Keras depend on one another, if they do."""
-    axis = getattr(layer, "axis", None)
-    axes = axis if isinstance(axis, (list, tuple)) else [axis]
-    if any(isinstance(a, int) and not isinstance(a, bool) and a == 0 for a in axes):
-        return "works along the batch"
-    return None
+def _before_weights(graph: Graph) -> list[Any]:
+    """Return the layers that see rows as they come, before any weight."""
+    after: set[Key] = set()
+    found = []
+    for step in _prefix(graph):
+        if _has_weights(step) or not after.isdisjoint(step.reads):
+            after.update(step.writes)
+        else:
+            found += _layers(step)
+    return found
 
 
 def _noise_before_weights(graph: Graph, at_rest: Collection[int]) -> list[Any]:
@@ -330,19 +293,6 @@ def _has_weights(step: Step) -> bool:
 
 def _layers(step: Step) -> list[Any]:
     return [] if step.node is None else lane.flatten_layers(step.operation)
-
-
-def is_foreign(operation: Any) -> bool:
-    """Whether it is not known that each row of the result has a row of its own."""
-    if not isinstance(operation, keras.layers.Layer):
-        return operation is not None
-    if isinstance(operation, keras.layers.Lambda) or lane.symbol(operation):
-        return True
-    return type(operation).__module__.partition(".")[0] not in _KNOWN
-
-
-def _is_batched(symbolic: Any) -> bool:
-    return bool(symbolic.shape) and symbolic.shape[0] is None
 
 
 def _is_storable(symbolic: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,19 +56,25 @@ class TensorFlow(Backend):
         return call
 
     def prefix(
-        self, model: Any, compute: Callable[[Any, bool], list[Any]], training: bool
+        self,
+        model: Any,
+        compute: Callable[[Any, bool], list[Any]],
+        training: bool,
+        drawing: Sequence[Any] = (),
     ) -> Step:
+        del drawing  # their generators are variables, which a call moves on
+
         def features(x: Any) -> list[Any]:
             return compute(x, training)
 
         compiled = self._compiled(model, features)
         made = None
 
-        def call(x: Any) -> list[Any]:
+        def call(x: Any) -> tuple[list[Any], tuple[()]]:
             nonlocal made
             if made is None and compiled is not features:
                 made = compiled.get_concrete_function(_open(x))
-            return list(compiled(x))
+            return list(compiled(x)), ()
 
         return call
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,13 +41,17 @@ class Torch(Backend):
         return call
 
     def prefix(
-        self, model: Any, compute: Callable[[Any, bool], list[Any]], training: bool
+        self,
+        model: Any,
+        compute: Callable[[Any, bool], list[Any]],
+        training: bool,
+        drawing: Sequence[Any] = (),
     ) -> Step:
-        del model
+        del model, drawing
 
-        def call(x: Any) -> list[Any]:
+        def call(x: Any) -> tuple[list[Any], tuple[()]]:
             with torch.no_grad():
-                return compute(x, training)
+                return compute(x, training), ()
 
         return call
 

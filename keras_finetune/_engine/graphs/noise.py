@@ -45,6 +45,11 @@ def may_rest(layer: Any) -> bool:
     return not draws_always(layer) and accepts_training(layer)
 
 
+def augments(layer: Any) -> bool:
+    """Return whether an active layer is one of Keras's own that augment data."""
+    return made_by_keras(layer) and ".preprocessing." in type(layer).__module__
+
+
 def accepts_training(layer: Any) -> bool:
     """Return whether a layer is told whether the model trains."""
     return "training" in lane.call_parameters(layer)
