@@ -109,7 +109,8 @@ def cache_features(
     _check_data(x)
     check_model(model)
     check(model, "cache_features")
-    stage = part(model, model.trainable_variables, [], rests=True)
+    # What augments rows may be in the part: it does nothing in `predict`.
+    stage = part(model, model.trainable_variables, [], rests=True, varies=True)
     if isinstance(stage, Obstacle):
         raise ValueError(
             "Argument `model` must have frozen layers with weights that come before "

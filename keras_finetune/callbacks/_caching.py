@@ -227,10 +227,8 @@ def told(stage: Part | Obstacle, copies: int = 1) -> str:
             'frozen layers: `frozen_mode="inference"` lets it rest.'
         )
     if stage.augmenting:
-        said += (
-            f" With `copies=4` four variants of a row are kept that "
-            f"{stage.augmenting[0].name!r} draws."
-        )
+        name = stage.augmenting[0].name
+        said += f" It ends before {name!r}, which augments rows.{_COPIES}"
     for obstacle in stage.obstacles:
         if _remedy(obstacle) and not obstacle.noise:
             said += f" It ends before {obstacle.layer!r}, which {obstacle.reason}."
@@ -259,12 +257,14 @@ def _named(layers: Sequence[Any]) -> str:
     return first if len(layers) == 1 else f"{len(layers)} layers, such as {first}"
 
 
+_COPIES = " With `copies=4` four variants of each row are kept that it draws."
+
+
 def _remedy(obstacle: Obstacle) -> str:
+    if obstacle.augments:
+        return _COPIES
     if obstacle.noise:
-        return (
-            ' `frozen_mode="inference"` lets noise between frozen layers rest, and '
-            "`copies` keeps several variants of rows that are augmented."
-        )
+        return ' `frozen_mode="inference"` lets noise between frozen layers rest.'
     if "statistics" in obstacle.reason:
         return (
             " Freeze it (`layer.trainable = False`, or `GradualUnfreeze("

@@ -38,9 +38,9 @@ class FeatureCache(FineTuningCallback):
     comes in (see the documentation for what was measured), with one exception that
     `frozen_mode` decides about: dropout between frozen layers.
 
-    Layers that augment rows inside the model, before its frozen weights, such as
-    `RandomFlip`, are noise between frozen layers too: by default they rest. With
-    `copies` each row keeps several variants that they have drawn.
+    Layers that augment rows inside the model, such as `RandomFlip`, end the cached
+    part, so that in front of a frozen backbone nothing is cached. With `copies` each
+    row keeps several variants that they have drawn.
 
     Args:
         memory: The bytes that features may take in memory, as a number or in words

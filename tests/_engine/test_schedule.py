@@ -13,7 +13,7 @@ import reference
 from keras_finetune import DiscriminativeLR
 from keras_finetune._engine import backend, keras, session
 from keras_finetune._engine.active import lane
-from keras_finetune._engine.lane import Schedule
+from keras_finetune._engine.demands import Schedule
 
 N = 12
 # No float is one of these: what is rounded, and how often, shows.

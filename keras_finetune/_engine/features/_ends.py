@@ -37,11 +37,13 @@ class Obstacle:
         layer: The name of the layer.
         reason: Why it cannot be computed once and for all.
         noise: Whether it could if noise in frozen layers rested.
+        augments: Whether it augments rows, of which variants could be kept.
     """
 
     layer: str
     reason: str
     noise: bool = False
+    augments: bool = False
 
 
 class Ends:

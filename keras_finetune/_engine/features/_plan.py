@@ -35,7 +35,7 @@ class Part:
         drawing: Layers that draw random numbers whenever the part is computed for
             training, so that what is kept is one variant of a row.
         noisy: Layers whose noise could rest, if that would make the part larger.
-        augmenting: Those of the resting or noisy ones that augment rows.
+        augmenting: Layers before which it ends since they augment rows.
         obstacles: What it ends before, the first ones of the graph.
         layer: The name of the last layer before the frontier.
         foreign: Whether it has layers whose rows may depend on one another.
@@ -110,7 +110,11 @@ def part(
             graph, ends = quiet, quiet_ends
         found = _obstacles(graph, _prefix(graph), ends)
         first = next(iter(found), _NO_WEIGHTS)
-        return replace(first, noise=first.noise and bool(noise.noisy))
+        return replace(
+            first,
+            noise=first.noise and bool(noise.noisy),
+            augments=first.layer in [layer.name for layer in noise.augmenting],
+        )
     places = _places(graph, prefix)
     if not places:
         return Obstacle(model.name, "has no place where each row has its own features")
@@ -172,14 +176,14 @@ class _Noise:
     Args:
         graph: A graph whose prefix ends before no noise that can rest.
         at_rest: The ids of layers that behave as at inference already.
-        rests: Whether noise may be put to rest.
+        rests: Whether noise may be put to rest; what augments rows never is.
         varies: Whether what augments rows may draw, and other noise that does not rest.
 
     Attributes:
         resting: Layers that are put to rest.
         drawing: Layers that draw one variant of a row after the other.
         noisy: Layers before which the part ends although they could rest.
-        augmenting: Those of the resting and noisy ones that augment rows.
+        augmenting: Layers before which it ends since they augment rows.
     """
 
     def __init__(
@@ -189,11 +193,11 @@ class _Noise:
         before = {id(layer) for layer in _before_weights(graph)}
         rows = {id(x) for x in noisy if id(x) in before or augments(x)}
         draws = {id(x) for x in noisy if varies and (id(x) in rows or not rests)}
-        others = [x for x in noisy if id(x) not in draws]
+        others = [x for x in noisy if id(x) not in draws | rows]
         self.resting = others if rests else []
         self.drawing = [x for x in noisy if id(x) in draws]
         self.noisy = [] if rests else others
-        self.augmenting = [x for x in others if id(x) in rows]
+        self.augmenting = [x for x in noisy if id(x) in rows - draws]
 
     @property
     def allowed(self) -> list[Any]:
