@@ -140,9 +140,9 @@ def test_runs_and_says_the_same(path, tmp_path):
     if not runs_here(path):
         pytest.skip("runs in another lane")
     if _engine.backend() == "torch":
-        build().execute(smaller(path, tmp_path), timeout=300)
+        build().execute(smaller(path, tmp_path), timeout=500)
         return
-    notebook = build().execute(path, timeout=300)
+    notebook = build().execute(path, timeout=500)
     committed, said = lines(read(path)), lines(notebook)
     CLAIMS[path.stem](numbers_of(said))
     if not _engine.KERAS_3:
