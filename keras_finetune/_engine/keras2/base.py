@@ -262,13 +262,12 @@ class Keras2(Lane):
         return None if epoch == state.CKPT_SAVED_EPOCH_UNUSED_VALUE else epoch
 
     def make_room(self, model: Any, variables: Sequence[Any]) -> None:
-        # Slots of later stages fall away when a `fit` ends, also when it is
-        # interrupted, and a checkpoint finds slots by position. An optimizer that is
-        # not built can wait.
-        if self.is_built(model.optimizer):
-            order = {id(v): i for i, v in enumerate(weights(model))}
-            variables = sorted(variables, key=lambda v: order[id(v)])
-            self.rebuild(model, Trained(variables), {})
+        # A checkpoint finds slots by position. Those of later stages fall away when a
+        # `fit` ends, also when it is interrupted; and an optimizer that is not built
+        # yet is built by tf_keras for what the flags say before a stage is entered.
+        order = {id(v): i for i, v in enumerate(weights(model))}
+        variables = sorted(variables, key=lambda v: order[id(v)])
+        self.rebuild(model, Trained(variables), {})
 
     # --- flags -----------------------------------------------------------------------
 
