@@ -10,6 +10,7 @@ put back there, before the exception reaches the user, whoever keeps the traceba
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -175,14 +176,14 @@ def callbacks_of_fit(model: Any) -> list[Any]:
 def variables_of_fit(model: Any) -> Mapping[str, Any]:
     """Return the local variables of the `fit` that we are called from, if any."""
     frame = frame_of_fit(model)
-    return {} if frame is None else frame.f_locals
+    return {} if frame is None else _variables(frame)
 
 
 def frame_of_fit(model: Any) -> FrameType | None:
     """Return the frame of the `fit` of this model that we are called from, if any."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
+        if frame.f_code.co_name == "fit" and _variables(frame).get("self") is model:
             return frame
         frame = frame.f_back
     return None
@@ -190,18 +191,32 @@ def frame_of_fit(model: Any) -> FrameType | None:
 
 def _list_of_callbacks(frame_of_fit: FrameType) -> Any | None:
     """Keras's list of the callbacks of a `fit`."""
-    callbacks = frame_of_fit.f_locals.get("callbacks")
+    callbacks = _variables(frame_of_fit).get("callbacks")
     kind = keras.callbacks.CallbackList
     if isinstance(callbacks, kind):
         return callbacks
     # The list calls `set_model` while it makes itself.
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame is not frame_of_fit:
-        owner = frame.f_locals.get("self")
+        owner = _variables(frame).get("self")
         if isinstance(owner, kind):
             return owner
         frame = frame.f_back
     return None
+
+
+def _variables(frame: FrameType) -> dict[str, Any]:
+    """Return a copy of the local variables of a function.
+
+    Up to Python 3.12 a frame keeps what `f_locals` has seen, and with it what the
+    function lets go of later: in `fit` the iterator of an epoch, which TensorFlow takes
+    up to .3 s to end if that is put off to the next epoch.
+    """
+    seen = frame.f_locals
+    found = dict(seen)
+    if isinstance(seen, dict) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        seen.clear()
+    return found
 
 
 def _flat(callbacks: Any) -> list[Any]:
