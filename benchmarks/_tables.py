@@ -117,13 +117,18 @@ def feature_cache(results):
 
 def cached_run(results):
     """Seconds and accuracy of the whole runs of `cached_run.py`."""
-    lines = ["| lane | | seconds | validation accuracy |", "|---" * 4 + "|"]
-    for lane, runs in results.items():
-        for arm in runs[0]["arms"]:
-            found = [run["arms"][arm] for run in runs]
-            seconds = np.mean([one["seconds"][-1] for one in found])
-            accuracy = np.mean([one["val_accuracy"][-1] for one in found])
-            lines.append(f"| {lane} | {arm} | {seconds:.0f} | {accuracy:.3f} |")
+    (runs,) = results.values()
+    seeds = [f"seed {run['seed']}" for run in runs]
+    lines = [
+        "| | " + " | ".join(f"{s}: seconds | accuracy" for s in seeds) + " |",
+        "|---" * (1 + 2 * len(runs)) + "|",
+    ]
+    for arm in runs[0]["arms"]:
+        found = [run["arms"][arm] for run in runs]
+        cells = [
+            f"{one['seconds'][-1]:.0f} | {one['val_accuracy'][-1]:.3f}" for one in found
+        ]
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -150,6 +155,12 @@ TABLES = {
         "defaults.json",
         lambda records: defaults(records, "digits"),
     ),
+    "feature cache": (
+        "features/feature_cache.md",
+        "feature_cache.json",
+        feature_cache,
+    ),
+    "cached run": ("features/feature_cache.md", "cached_run.json", cached_run),
     "coverage": ("recipes/regression.md", "coverage.json", coverage),
 }
 
