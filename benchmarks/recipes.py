@@ -1,4 +1,4 @@
-"""Which recipe of `fine_tune` is best when nobody tunes anything.
+"""Which recipe of `fine_tune` is best without any tuning.
 
     python benchmarks/recipes.py --seeds 4
     python benchmarks/recipes.py --render
