@@ -34,6 +34,8 @@ def plot_history(
     One panel under another over the same epochs, each only if there is something to
     draw in it: the losses; each metric with its validation; the learning rates, as
     steps; the norms of the weights, their updates and their distance from the start.
+    With a schedule such as `OneCycle` among the callbacks, rates are drawn as they
+    change from step to step.
     Stages of `GradualUnfreeze` are lines through all panels, with the groups that
     begin to train and the number of parameters that train from there. The value of an
     epoch stands at its end, and a stage at the start of its first epoch.
@@ -268,7 +270,7 @@ class _Training:
             ends = [float(stage["epoch"]) for stage in self.stages[1:]] + [self.end]
             panel.series.append(_Series("learning_rate", ends, rates))
         for series in panel.series:
-            # From the start of its epoch: a rate holds while the epoch runs.
+            # From the start: a rate holds while its epoch, or its step, runs.
             series.x = [self.start, *series.x]
             series.y = [series.y[0], *series.y]
         return panel
@@ -278,12 +280,31 @@ class _Training:
         parts = [name for name in names if "/" in name]
         series = [_Series(name, *self.lines[name], True) for name in whole]
         series += [
-            _Series(name.split("/", maxsplit=1)[1], *self.lines[name]) for name in parts
+            _Series(name.split("/", maxsplit=1)[1], *self._by_step(name))
+            for name in parts
         ]
         if len(series) > len(whole):
             for one in series[: len(whole)]:
                 one.label = "all" if label != "learning rate" else "base"
         return _Panel(label, series)
+
+    def _by_step(self, name: str) -> tuple[list[float], list[float]]:
+        """Return the points of a group's rate, in steps where a schedule knows those.
+
+        Within an epoch a group's rate keeps its ratio to the base rate.
+        """
+        ends, rates = self.lines[name]
+        steps, base = self.lines.get(_base(name), ([], []))
+        at_end = dict(zip(steps, base, strict=True))
+        if _base(name) not in _RATES or len(steps) <= len(ends):
+            return ends, rates
+        ratios = {
+            e: r / at_end[e] for e, r in zip(ends, rates, strict=True) if e in at_end
+        }
+        if any(math.ceil(step) not in ratios for step in steps):
+            return ends, rates
+        by_step = [b * ratios[math.ceil(x)] for x, b in zip(steps, base, strict=True)]
+        return steps, by_step
 
 
 def _check(metrics: Any, title: Any, figsize: Any) -> None:

@@ -34,8 +34,8 @@ def fine_tune(
       block to block, a rise of a tenth and a cosine; as for MAE and BEiT. (ELECTRA
       has 0.8 to 0.9.)
     - `"fastai"`: its `fine_tune`: the head for one epoch, then everything at half the
-      rate, the body at a hundredth of that, one cycle each. (fastai's first cycle
-      rises to its end, and falls in the second only; here both have one shape.)
+      rate, the body at a hundredth of that, one cycle each, of which the first rises
+      to its end.
     - `"bias"`: BitFit: biases and shifts of normalization only, under a slanted
       triangle. The kernel of a new head does not train either: train the head before.
     - `"lora"`: the adapters that Keras's `enable_lora` makes, under a slanted triangle.
@@ -108,7 +108,7 @@ _RECIPES: Mapping[str, Callable[[int], list[Any]]] = {
     "fastai": lambda epochs: [
         GradualUnfreeze(2, every=[1], learning_rate_factor=0.5, batch_norm="trainable"),
         DiscriminativeLR(multipliers=[0.01, 1.0]),
-        OneCycle(0.3, div=5.0, per="stage"),
+        OneCycle([0.99, 0.3], div=[25.0, 5.0], per="stage"),
     ],
     "bias": lambda epochs: [TrainOnly("bias"), SlantedTriangular()],
     "lora": lambda epochs: [TrainOnly("lora"), SlantedTriangular()],

@@ -60,9 +60,15 @@ def pytest_sessionstart():
 
 # How many cases of a parametrized test a lane runs; all where it is not named. Those
 # with one are twins of other lanes, there for what a release changes.
-CASES = {"keras3-oldest": 1, "tf-keras": 1, "keras3-jax": 4, "keras3-torch": 6}
+CASES = {
+    "keras3-oldest": 1,
+    "tf-keras": 1,
+    "keras3-jax": 3,
+    "keras3-torch": 4,
+    "keras2-addons": 6,
+}
 # The same for what follows from a model's graph alone, in one lane of each Keras.
-ONCE = {"keras3-tensorflow": 1000, "keras2-addons": 6}
+ONCE = {"keras3-tensorflow": 1000, "keras2-addons": 3}
 
 
 @pytest.hookimpl(trylast=True)

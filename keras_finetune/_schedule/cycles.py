@@ -77,25 +77,30 @@ def line(n: int, start: float) -> list[float]:
 
 
 def in_cycles(
-    cycle: Callable[[int], list[float]], lengths: Sequence[int], span: int | None
+    cycle: Callable[[int, int], list[float]],
+    lengths: Sequence[int],
+    span: int | None,
+    first: int = 0,
 ) -> list[float]:
     """Return the values of several cycles, and the one that holds after them.
 
     Args:
-        cycle: Gives the values of a cycle of so many updates, or none.
+        cycle: Gives the values of a cycle of so many updates with this number, or
+            none.
         lengths: The updates from the beginning of a cycle to the next.
         span: The updates that a cycle takes at most; its last value holds until the
             next one begins.
+        first: The number of the first of these cycles.
 
     Example:
 
-    >>> in_cycles(lambda n: line(n, 0.5), [3, 4], 2)
+    >>> in_cycles(lambda n, number: line(n, 0.5), [3, 4], 2)
     [0.5, 0.75, 1.0, 0.5, 0.75, 1.0, 1.0, 1.0]
     """
     values: list[float] = []
     after: list[float] = []
-    for n in lengths:
-        some = cycle(n if span is None else min(n, span))
+    for number, n in enumerate(lengths, first):
+        some = cycle(n if span is None else min(n, span), number)
         after = some[-1:]
         values += (some + after * n)[:n]
     return values + after

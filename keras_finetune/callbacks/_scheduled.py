@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from keras_finetune import _checks
@@ -14,6 +14,7 @@ from keras_finetune.callbacks._callback import FineTuningCallback
 from keras_finetune.callbacks.gradual_unfreeze import GradualUnfreeze
 
 _PER = ("run", "stage")
+_POINTS = 100  # of the history of an epoch
 
 
 class Scheduled(FineTuningCallback):
@@ -21,6 +22,11 @@ class Scheduled(FineTuningCallback):
 
     Args:
         per: `"run"` or `"stage"`: what one cycle spans.
+
+    Attributes:
+        history: The rates in the order of the steps, for `plot_history`: dictionaries
+            of `epoch` (counted from 0) and `learning_rate`, that of the optimizer times
+            the factor; of a long epoch about a hundred, the last step among them.
     """
 
     # Whether it goes with an optimizer that has a `LearningRateSchedule` of its own.
@@ -29,22 +35,25 @@ class Scheduled(FineTuningCallback):
     def __init__(self, per: Literal["run", "stage"]) -> None:
         super().__init__()
         self.per = _checks.choice("per", per, _PER)
+        self.history: list[dict[str, float]] = []
 
-    def factors(self, updates: int) -> list[float]:
+    def factors(self, updates: int, cycle: int = 0) -> list[float]:
         """Return the factor on the learning rate in each update of a cycle.
 
         Args:
             updates: The number of updates of the optimizer in one cycle.
+            cycle: Which cycle, counted from 0; with `per="stage"` there are several.
         """
         raise NotImplementedError
 
-    def momenta(self, updates: int) -> list[float]:
+    def momenta(self, updates: int, cycle: int = 0) -> list[float]:
         """Return the momentum in each update of a cycle; empty if it stays as it is.
 
         Args:
             updates: The number of updates of the optimizer in one cycle.
+            cycle: Which cycle, counted from 0.
         """
-        del updates
+        del updates, cycle
         return []
 
     # --- the hooks -------------------------------------------------------------------
@@ -69,12 +78,17 @@ class Scheduled(FineTuningCallback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._run.begin_epoch(epoch, self.params)
+        self.history = [row for row in self.history if row["epoch"] < epoch]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         running = session.join(self.model)
         if logs is not None and running.is_used():
-            logs["learning_rate"] = optimizer.learning_rate(self.model)
-            logs["learning_rate"] *= running.factor()
+            rate = optimizer.learning_rate(self.model)
+            factors = self._run.factors_of_epoch()
+            self.history += [
+                {"epoch": epoch, "learning_rate": rate * factor} for factor in factors
+            ]
+            logs["learning_rate"] = rate * running.factor()
 
     def on_train_end(self, logs: Any = None) -> None:
         session.join(self.model).leave(self)
@@ -105,6 +119,7 @@ class _Run:
         self._model = model
         self._name = type(asks).__name__
         self._schedule: Schedule | None = None
+        self._steps_before = 0
         self._state: dict[str, Any] = {}
         self._backups = backups.of_fit(model)
         self._keep()
@@ -130,6 +145,7 @@ class _Run:
 
     def begin_epoch(self, epoch: int, params: dict[str, Any]) -> None:
         """Begin a cycle with the first epoch, or go on in that of the backup."""
+        self._steps_before = optimizer.steps_taken(self._model)
         if self._schedule is not None:
             return
         model, asks = self._model, self._asks
@@ -139,6 +155,8 @@ class _Run:
         if state is not None and again:
             epoch, steps = state["epoch"], state["steps"]
         start = optimizer.updates(model, steps)
+        # Stages that begin together share a cycle.
+        first = len({e for e in self._stage_starts() if 0 < e <= epoch})
         ends = self._ends(epoch, params, steps)
         lengths = in_pieces([optimizer.updates(model, end) - start for end in ends])
         arguments = asks.get_config()
@@ -164,11 +182,21 @@ class _Run:
             span = optimizer.updates(model, span)
         self._schedule = Schedule(
             # Arrays: lists would hold an object for each update.
-            array("d", in_cycles(asks.factors, lengths, span) or [1.0]),
+            array("d", in_cycles(asks.factors, lengths, span, first) or [1.0]),
             start,
-            array("d", in_cycles(asks.momenta, lengths, span)),
+            array("d", in_cycles(asks.momenta, lengths, span, first)),
         )
         session.join(model).follow(asks, self._schedule)
+
+    def factors_of_epoch(self) -> list[float]:
+        """Return the factors of the steps of the epoch that ends, or of some."""
+        schedule, model = self._schedule, self._model
+        if schedule is None:
+            return []
+        first, last = self._steps_before, optimizer.steps_taken(model) - 1
+        # From the last one backwards, so that it is among them.
+        steps = range(last, first - 1, -max(1, (last + 1 - first) // _POINTS))
+        return [schedule.factor_of(optimizer.updates(model, s)) for s in steps][::-1]
 
     # --- how long a cycle is ---------------------------------------------------------
 
@@ -226,6 +254,32 @@ def check_momentum(momentum: Any) -> tuple[float, float, float] | None:
         raise ValueError(expected)
     first, middle, last = values
     return first, middle, last
+
+
+def check_per_stage(
+    name: str, value: Any, per: str, check: Callable[[str, Any], float]
+) -> float | list[float]:
+    """Return a number, or those of the cycles of stages, or raise naming the argument.
+
+    Args:
+        name: The name of the argument.
+        value: Its value.
+        per: What one cycle spans.
+        check: Checks one number.
+    """
+    if not isinstance(value, (list, tuple)):
+        return check(name, value)
+    if per != "stage" or not value:
+        raise ValueError(
+            f"Argument `{name}` must be a number or, with `per='stage'`, a list with "
+            f"at least one. Received: {name}={value!r}, per={per!r}"
+        )
+    return [check(name, one) for one in value]
+
+
+def in_cycle(value: float | list[float], cycle: int) -> float:
+    """Return the number for a cycle; the last of a list is for all later ones."""
+    return value[min(cycle, len(value) - 1)] if isinstance(value, list) else value
 
 
 def check_share(name: str, value: Any) -> float:

@@ -47,5 +47,5 @@ class FlatCosine(Scheduled):
         self.pct_start = check_share("pct_start", pct_start)
         self.div_final = check_divisor("div_final", div_final)
 
-    def factors(self, updates: int) -> list[float]:
+    def factors(self, updates: int, cycle: int = 0) -> list[float]:
         return two_cosines(updates, self.pct_start, 1.0, 1.0, 1 / self.div_final)

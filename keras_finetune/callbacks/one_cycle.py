@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from keras_finetune._engine import keras
@@ -10,7 +11,9 @@ from keras_finetune.callbacks._scheduled import (
     Scheduled,
     check_divisor,
     check_momentum,
+    check_per_stage,
     check_share,
+    in_cycle,
 )
 
 
@@ -36,7 +39,9 @@ class OneCycle(Scheduled):
     The rate of the last update is in the logs of each epoch, as `learning_rate`.
 
     Args:
-        pct_start: The share of the updates in which the rate rises, from 0 to 1.
+        pct_start: The share of the updates in which the rate rises, from 0 to 1. With
+            `per="stage"` this and the next two may be lists with a number for each
+            cycle, the last for all later ones; stages that begin together share one.
         div: The peak over the rate at the beginning, at least 1.
         div_final: The peak over the rate at the end, at least 1.
         momentum: The momentum at the beginning, at the peak and at the end, each
@@ -70,24 +75,25 @@ class OneCycle(Scheduled):
 
     def __init__(
         self,
-        pct_start: float = 0.25,
+        pct_start: float | Sequence[float] = 0.25,
         *,
-        div: float = 25.0,
-        div_final: float = 1e5,
+        div: float | Sequence[float] = 25.0,
+        div_final: float | Sequence[float] = 1e5,
         momentum: tuple[float, float, float] | None = (0.95, 0.85, 0.95),
         per: Literal["run", "stage"] = "run",
     ) -> None:
         super().__init__(per)
-        self.pct_start = check_share("pct_start", pct_start)
-        self.div = check_divisor("div", div)
-        self.div_final = check_divisor("div_final", div_final)
+        self.pct_start = check_per_stage("pct_start", pct_start, per, check_share)
+        self.div = check_per_stage("div", div, per, check_divisor)
+        self.div_final = check_per_stage("div_final", div_final, per, check_divisor)
         self.momentum = check_momentum(momentum)
 
-    def factors(self, updates: int) -> list[float]:
-        start, end = 1 / self.div, 1 / self.div_final
-        return two_cosines(updates, self.pct_start, start, 1.0, end)
+    def factors(self, updates: int, cycle: int = 0) -> list[float]:
+        rise = in_cycle(self.pct_start, cycle)
+        start, end = 1 / in_cycle(self.div, cycle), 1 / in_cycle(self.div_final, cycle)
+        return two_cosines(updates, rise, start, 1.0, end)
 
-    def momenta(self, updates: int) -> list[float]:
+    def momenta(self, updates: int, cycle: int = 0) -> list[float]:
         if self.momentum is None:
             return []
-        return two_cosines(updates, self.pct_start, *self.momentum)
+        return two_cosines(updates, in_cycle(self.pct_start, cycle), *self.momentum)

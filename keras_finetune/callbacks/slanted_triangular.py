@@ -57,5 +57,5 @@ class SlantedTriangular(Scheduled):
         self.cut_frac = check_share("cut_frac", cut_frac)
         self.ratio = check_divisor("ratio", ratio)
 
-    def factors(self, updates: int) -> list[float]:
+    def factors(self, updates: int, cycle: int = 0) -> list[float]:
         return slanted_triangle(updates, self.cut_frac, self.ratio)

@@ -67,7 +67,7 @@ class Warmup(Scheduled):
         self.steps = steps
         self.start = check_share("start", start)
 
-    def factors(self, updates: int) -> list[float]:
+    def factors(self, updates: int, cycle: int = 0) -> list[float]:
         return line(updates, self.start)
 
     def spans(self, steps: int | None) -> int | None:

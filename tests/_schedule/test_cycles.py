@@ -20,13 +20,15 @@ def test_one_of_two_cosines_can_be_missing(share, ends):
 
 
 def test_cycles_follow_each_other_and_the_last_value_holds():
-    def cycle(n):
+    def cycle(n, number):
         return [float(i) for i in range(n)]
 
     assert cycles.in_cycles(cycle, [2, 3], None) == [0, 1, 0, 1, 2, 2]
     assert cycles.in_cycles(cycle, [2, 4], 3) == [0, 1, 0, 1, 2, 2, 2]
+    numbered = cycles.in_cycles(lambda n, number: [number] * n, [1, 2], None, first=3)
+    assert numbered == [3, 4, 4, 4]
     assert cycles.in_cycles(cycle, [], None) == []
-    assert cycles.in_cycles(lambda n: [], [2, 3], None) == []
+    assert cycles.in_cycles(lambda n, number: [], [2, 3], None) == []
 
 
 def test_pieces_that_are_empty_are_left_out():

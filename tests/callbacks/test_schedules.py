@@ -20,6 +20,7 @@ from keras_finetune import (
     Warmup,
 )
 from keras_finetune._engine import KERAS_3, keras
+from keras_finetune.plotting import plot_history
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "fastai_schedules.npz"
 GROUPS = ["first", "second", "third", "fourth"]
@@ -122,6 +123,26 @@ def test_three_stages_of_four_groups_have_the_rates_of_fastai():
     logged = model.history.history["learning_rate"]
     for end, stage in zip(ends, np.cumsum(epochs)):
         np.testing.assert_allclose(logged[stage - 1], found["fourth"][end], rtol=2e-7)
+
+
+def test_stages_can_have_shapes_of_their_own():
+    model = make_model(10, keras.optimizers.SGD(1.0))
+    schedule = OneCycle([0.99, 0.3], div=[25.0, 5.0], per="stage")
+    unfreeze = GradualUnfreeze([GROUPS[:3], GROUPS[3:]], every=1, batch_norm="follow")
+    rates_by_group = DiscriminativeLR(multipliers=[0.1, 1.0])
+    found = rates(model, 10, 2, [schedule, unfreeze, rates_by_group])
+    first, second = OneCycle(0.99, div=25.0), OneCycle(0.3, div=5.0)
+    expected = first.factors(5) + second.factors(5)
+    np.testing.assert_allclose(found["fourth"], expected, rtol=1e-6, atol=2e-7)
+    assert schedule.momenta(5, 1) == schedule.momenta(5, 7) == second.momenta(5)
+
+    figure = plot_history(model.history, [schedule])
+    (panel,) = (a for a in figure.axes if a.get_ylabel() == "learning rate")
+    drawn = {line.get_label(): line.get_ydata()[1:] for line in panel.get_lines()}
+    assert panel.get_lines()[0].get_xdata()[-1] == 2
+    np.testing.assert_allclose(drawn["base"], expected)
+    np.testing.assert_allclose(drawn["third"][5:], np.multiply(expected[5:], 0.1))
+    assert np.isnan(drawn["third"][:5]).all()
 
 
 def several():
@@ -263,6 +284,8 @@ def test_what_cannot_be_meant_is_refused():
     refused("steps_per_epoch", [Warmup()])
     refused("There can be one", [OneCycle(), Warmup(steps=2)], **known)
     refused("per='stage'", [OneCycle(per="stage")], **known)
+    with pytest.raises(ValueError, match="`pct_start` must be a number or"):
+        OneCycle([0.99, 0.3])
     monitored = GradualUnfreeze(GROUPS, monitor="loss", patience=1)
     refused("monitor", [OneCycle(per="stage"), monitored], **known)
     decay = keras.optimizers.schedules.ExponentialDecay(1.0, 1, 0.9)
