@@ -1,6 +1,6 @@
 """Is the suggestion of `find_learning_rate` the rate that a grid would choose?
 
-    python benchmarks/find_rate.py --seeds 4
+    python benchmarks/find_rate.py
     python benchmarks/find_rate.py --quick
     python benchmarks/find_rate.py --render
 
@@ -12,7 +12,10 @@ for every seed nine rates are tried, each 2.4 times the one before: 3e-4 to 0.3,
 SqueezeNet 1e-5 to 0.01. The best of them has the highest accuracy on the images to
 choose by; rates that tie with it are as good. Then the rates are searched for, on the
 images to train on only, and the network is fine-tuned at what each rule suggests. A
-search reads `2 * steps` batches: it trains at rising rates, and again without learning.
+search trains on 100 batches at rising rates, and reads them again without learning.
+
+The rule "ours" was chosen on the seeds 1 to 4 by the accuracy on the images to choose
+by, interpolated in the grid; the seeds of the table are others.
 
 Reported for each rule: in how many cases its rate lies within a factor of 3 of a best
 one, and its accuracy on test images beside that of the rate which the grid has chosen,
@@ -39,6 +42,7 @@ from keras_finetune._engine import backend, keras
 RESULTS = Path(__file__).resolve().parent / "results" / "find_rate.json"
 CLOTHES = "clothes, 20 a class"
 EPOCHS = 10
+FIRST = 5  # of the seeds that are reported
 FACTOR = 3.0
 RULES = ("ours", "valley", "steepest", "minimum")
 QUICK = ("MNIST, 20 a class", "scikit-learn, 20 a class")
@@ -206,7 +210,7 @@ def table(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--render", action="store_true", help="only print the table")
     parser.add_argument("--task", action="append", help="only this task")
@@ -223,7 +227,7 @@ def main():
         chosen = QUICK if options.quick else options.task
         return (task, seed) not in done and (not chosen or task in chosen)
 
-    seeds = range(1, 1 + (2 if options.quick else options.seeds))
+    seeds = range(FIRST, FIRST + (2 if options.quick else options.seeds))
     for task, on in cases(seeds, wanted):
         row = case(task, on, options.steps)
         rates, accuracy = best(row["grid"])

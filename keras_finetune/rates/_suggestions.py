@@ -19,9 +19,11 @@ EXPLODED = 4.0
 FEWEST = 6  # points that a curve must have
 # Of the standard error of the smoothed loss: what a fall must exceed.
 _CERTAIN = 5.0
-# Shares of the fall of a loss: what is a fall, and what is its end.
+# Shares of the fall of a loss: what is a fall, what ends it if it is lost again, and at
+# what the rate is high enough.
 _REAL = 0.1
-_TURNED = 0.25
+_TURNED = 0.5
+_FALLEN = 0.9
 
 
 def rising(start: float, end: float, steps: int) -> list[float]:
@@ -134,18 +136,19 @@ def change(losses: Array, baseline: Array | None) -> Array:
 
 
 def ours(rates: Array, losses: Array) -> float:
-    """Return the rate at which the loss turns up again after its fall.
+    """Return the rate at which the loss has made nine tenths of its fall.
 
-    That is where it has lost a quarter of what it had gained, in the losses smoothed
-    from both sides; without such a place, the rate with the lowest one. What comes
-    later is not looked at: a network that has broken down may do so at a low loss.
+    In the losses smoothed from both sides, and before the place where half of the fall
+    is lost again. What comes later is not looked at: a network that has broken down
+    may predict the same for all inputs, at a loss below that of a new head.
     """
     curve = centred(losses)
-    gained = np.mean(curve[: _early(curve)]) - np.minimum.accumulate(curve)
+    fallen = np.mean(curve[: _early(curve)]) - np.minimum.accumulate(curve)
     lost = curve - np.minimum.accumulate(curve)
-    falls = gained > _REAL * np.max(gained)
-    turns = np.flatnonzero(falls & (lost > _TURNED * gained))
-    return float(rates[turns[0] if len(turns) else np.argmin(curve)])
+    is_real = fallen > _REAL * np.max(fallen)
+    turns = np.flatnonzero(is_real & (lost > _TURNED * fallen))
+    most = fallen[turns[0] if len(turns) else -1]
+    return float(rates[np.argmax(fallen >= _FALLEN * most)])
 
 
 def why_none(losses: Array, kept: int, is_whole: bool) -> str | None:

@@ -61,6 +61,16 @@ def test_rules_are_those_of_fastai(name, rule, seed):
     assert found.suggestions[name] == pytest.approx(rule(rates, smoothed), rel=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_network_that_has_broken_down_suggests_nothing(seed):
+    losses = curve(noise=0.02, seed=seed)
+    broken = np.where((RATES > 0.05) & (RATES < 0.5), 4.0, losses)
+    broken[(RATES >= 0.5) & (RATES < 3)] = 0.9  # lower than where it had learned
+    # Nine tenths of the fall are made at 5e-3.
+    for one in (losses, broken):
+        assert 2e-3 < RateSearch.of(RATES, one).suggestion < 2e-2
+
+
 def test_the_valley_of_a_fixed_curve():
     losses = np.array([5.0, 4.0, 4.5, 3.0, 2.0, 2.5, 1.0, 6.0, 7.0])
     rates = np.arange(1.0, 10.0)
