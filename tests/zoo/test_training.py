@@ -154,10 +154,11 @@ def test_what_moves_is_what_is_announced(name, tmp_path):
     compiled(model, y)
     groups = layer_groups(model, min(4, len(layer_groups(model))))
     theirs, moves = owned(model, groups), Moves()
-    body = np.geomspace(0.01, 0.1, len(groups) - 1)
-    factors = dict(zip(groups.names, [*body, 1.0], strict=True))
+    multipliers = [*np.geomspace(0.01, 0.1, len(groups) - 1).tolist(), 1.0]
+    factors = dict(zip(groups.names, multipliers, strict=True))
     unused = re.compile(UNUSED.get(name, "$^"))
-    unfreeze, rates = GradualUnfreeze(groups, every=1), DiscriminativeLR(groups=groups)
+    unfreeze = GradualUnfreeze(groups, every=1)
+    rates = DiscriminativeLR(multipliers=multipliers, groups=groups)
     model.fit(x, y, epochs=len(groups), verbose=0, callbacks=[unfreeze, rates, moves])
     assert [entry["stage"] for entry in unfreeze.history] == list(range(len(groups)))
     for entry, moved in zip(unfreeze.history, moves.epochs, strict=True):
