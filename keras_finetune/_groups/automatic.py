@@ -15,6 +15,7 @@ from keras_finetune._groups.containers import Containers
 from keras_finetune._groups.graph import connect, tie, with_parents
 from keras_finetune._groups.names import HEAD, common_prefix, is_named_by_keras, unique
 from keras_finetune._groups.runs import Run, cut
+from keras_finetune._groups.towers import side_by_side
 from keras_finetune._groups.units import Block, Unit, flatten
 
 
@@ -29,16 +30,19 @@ def automatic(model: Any) -> tuple[list[Run], list[Unit]]:
     bottom = _bottom([unit for unit in units if not body or unit in body])
     middle = [unit for unit in units if unit not in bottom and unit in body]
     above = [unit for unit in units if unit not in bottom and unit not in body]
-    units = [*bottom, *middle, *above]
-    tie(model, units, len(bottom))
+    placed = [*bottom, *middle, *above]
+    tie(model, placed, len(bottom))
     runs, head = _cut(middle, above)
+    start, stop = bool(bottom), bool(bottom) + len(runs)
     if bottom:
         runs.insert(0, Run(list(bottom)))
     if runs and not any(unit.is_main for unit in head):
         runs[-1].units += head
     else:
         runs.append(Run(head, None, HEAD))
-    return _named(runs), list(taught)
+    runs = _named(runs)
+    runs[start:stop] = side_by_side(runs[start:stop], units)
+    return runs, list(taught)
 
 
 def _cut(body: list[Unit], above: list[Unit]) -> tuple[list[Run], list[Unit]]:

@@ -49,7 +49,7 @@ class LayerGroup:
     @property
     def key(self) -> str:
         """The name as a part of a key in logs: without dots, which some tools split."""
-        return self.name.replace("..", "-").replace(".", "_")
+        return self.name.replace("..", "-").replace(".", "_").replace("+", "-")
 
     @property
     def parameters(self) -> int:
@@ -200,6 +200,8 @@ def layer_groups(model: Any, groups: Groups = "auto") -> LayerGroups:
     6. What follows the pre-trained body is the `"head"`: what no layer of the nested
        models, or else of the last block, depends on. In a model without blocks it is
        the last layer with weights, in one with several outputs the last ones.
+    7. Blocks of towers that run side by side, for images and for texts, are joined
+       where they are equally far from the top (`"block_11+conv5_block3"`).
 
     Nested models are expanded. Where Keras knows no graph, in subclassed models and
     composite layers, the children are taken in the order of creation, embeddings first.

@@ -493,12 +493,15 @@ def hf_gpt2_causal_lm() -> Any:
         n_embd=8,
         n_layer=3,
         n_head=2,
+        # Keys and values have no row for each input, which `mc_predict` refuses.
+        use_cache=False,
     )
 
 
 @family("transformers")
 def hf_vit_classifier() -> Any:
-    options = {"image_size": 16, "patch_size": 4, **HUGGING_FACE}
+    options = {"image_size": 16, "patch_size": 4, "hidden_dropout_prob": 0.1}
+    options |= HUGGING_FACE
     del options["vocab_size"], options["max_position_embeddings"]
     return hugging_face("TFViTForImageClassification", "ViTConfig", IMAGES, **options)
 

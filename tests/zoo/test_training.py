@@ -27,6 +27,7 @@ from keras_finetune import (
 from keras_finetune._engine import KERAS_3, backend, keras, structure
 
 RATE = 0.01
+# On JAX and PyTorch: `test_backends.py`.
 ELSEWHERE = (
     "bert_classifier",
     "vit_classifier",
@@ -103,12 +104,19 @@ def build(name):
     return model
 
 
+def predict(model, x):
+    """What `predict` returns, of Hugging Face's outputs those that are trained."""
+    return of_interest(model.predict(x, verbose=0))
+
+
+def of_interest(outputs):
+    return outputs if KERAS_3 else outputs.logits
+
+
 def data(model):
     """Inputs and targets."""
     x, rng = inputs(model), np.random.default_rng(1)
-    outputs = model.predict(x, verbose=0)
-    if not KERAS_3:
-        return x, rng.normal(size=outputs.logits.shape)
+    outputs = predict(model, x)
     if isinstance(outputs, dict):
         # SAM gives one row of positions for all inputs.
         shapes = {name: (4, *array.shape[1:]) for name, array in outputs.items()}
@@ -154,10 +162,11 @@ def test_what_moves_is_what_is_announced(name, tmp_path):
     compiled(model, y)
     groups = layer_groups(model, min(4, len(layer_groups(model))))
     theirs, moves = owned(model, groups), Moves()
-    body = np.geomspace(0.01, 0.1, len(groups) - 1)
-    factors = dict(zip(groups.names, [*body, 1.0], strict=True))
+    multipliers = [*np.geomspace(0.01, 0.1, len(groups) - 1).tolist(), 1.0]
+    factors = dict(zip(groups.names, multipliers, strict=True))
     unused = re.compile(UNUSED.get(name, "$^"))
-    unfreeze, rates = GradualUnfreeze(groups, every=1), DiscriminativeLR(groups=groups)
+    unfreeze = GradualUnfreeze(groups, every=1)
+    rates = DiscriminativeLR(multipliers=multipliers, groups=groups)
     model.fit(x, y, epochs=len(groups), verbose=0, callbacks=[unfreeze, rates, moves])
     assert [entry["stage"] for entry in unfreeze.history] == list(range(len(groups)))
     for entry, moved in zip(unfreeze.history, moves.epochs, strict=True):
@@ -189,9 +198,7 @@ def assert_loads_without_us(name, model, x, folder):
 
 def assert_close(one, other, x):
     """Whether two models predict the same."""
-    theirs, ours = (model.predict(x, verbose=0) for model in (one, other))
-    if not KERAS_3:
-        theirs, ours = theirs.logits, ours.logits
+    theirs, ours = predict(one, x), predict(other, x)
     if not isinstance(theirs, dict):
         theirs, ours = {"": theirs}, {"": ours}
     for output, array in theirs.items():
@@ -227,12 +234,11 @@ def test_stages_of_lora_train_adapters_and_the_head():
     assert counts == [sum(map(sizes.get, stage)) for stage in expected]
 
 
-@pytest.mark.keras3  # Hugging Face's outputs are no arrays
 @pytest.mark.parametrize("name", NAMES)
 def test_dropout_is_sampled_and_converted(name):
     model = build(name)
     x = inputs(model)
-    predicted = model.predict(x, verbose=0)
+    predicted = predict(model, x)
     layers = structure.all_layers(model)
     random = [
         (layer, attribute)
@@ -244,18 +250,19 @@ def test_dropout_is_sampled_and_converted(name):
         with pytest.raises(ValueError, match="must have a random layer"):
             mc_predict(model, x, verbose=0)
         return
-    sampled = mc_predict(model, x, samples=3, seed=0, verbose=0)
+    options = {"samples": 3, "seed": 0, "verbose": 0}
+    sampled = of_interest(mc_predict(model, x, **options))
     assert sampled.mean.shape == predicted.shape
     assert np.all(np.isfinite(sampled.std))
     assert np.any(sampled.std > 0)
     inplace = name in NOT_REBUILT
     stochastic = convert_dropout(model, inplace=inplace)
-    one, other = (stochastic.predict(x, verbose=0) for _ in range(2))
+    one, other = (predict(stochastic, x) for _ in range(2))
     assert not np.array_equal(one, other)
     standard = convert_dropout(stochastic, to="standard", inplace=inplace)
-    again = standard.predict(x, verbose=0)
+    again = predict(standard, x)
     np.testing.assert_allclose(again, predicted, rtol=1e-4, atol=1e-5)
     for layer, attribute in random:
         setattr(layer, attribute, 1e-7)
-    sampled = mc_predict(model, x, samples=3, seed=0, verbose=0, output="values")
+    sampled = of_interest(mc_predict(model, x, **options, output="values"))
     np.testing.assert_allclose(sampled.mean, predicted, rtol=1e-3, atol=1e-4)

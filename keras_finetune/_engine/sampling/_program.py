@@ -327,7 +327,9 @@ def _pad(x: Any, rows: int) -> Any:
 def _unfold(x: np.ndarray, samples: int, rows: int) -> np.ndarray:
     if x.ndim == 0 or x.shape[0] != samples * rows:
         raise ValueError(
-            "Every output of the model must have one row for each input. Received: "
+            "Every output of the model must have one row for each input. Make a model "
+            "without the others, or switch them off, such as the cache of Hugging "
+            "Face's language models (`model.config.use_cache = False`). Received: "
             f"an output of shape {x.shape} for {samples} sample(s) of {rows} input(s)"
         )
     return x.reshape(samples, rows, *x.shape[1:])
