@@ -533,6 +533,28 @@ def test_noise_between_frozen_layers_rests_and_that_of_the_head_does_not(capsys)
     assert "Noise between frozen layers rests: 'inner'" in said
 
 
+@pytest.mark.keras2
+def test_a_model_called_in_inference_mode_stays_in_it_where_the_cut_opens_it():
+    def make():
+        backbone = keras.Sequential(
+            [
+                keras.Input((6, 6, 2)),
+                frozen(layers.Dense(4, name="low")),
+                layers.Dropout(0.5, name="quiet"),
+                layers.BatchNormalization(name="norm"),
+                layers.Dense(4, name="high"),
+                layers.Dropout(0.5),
+            ]
+        )
+        inputs = keras.Input((6, 6, 2))
+        x = layers.Flatten()(backbone(inputs, training=False))
+        return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+    found, cache = both(make, images(), labels(), cache=_as_in_training())
+    assert found <= CLOSE
+    assert cache.history[0]["layer"] == "quiet"
+
+
 def test_noise_stays_active_if_asked_and_the_cut_is_before_it(capsys):
     cache = FeatureCache(frozen_mode="training")
     found, cache = both(noisy, images(), labels(), cache=cache)
