@@ -109,7 +109,7 @@ def feature_cache(results):
     lines = ["| network | lane | " + " | ".join(columns) + " |", "|---" * 6 + "|"]
     for lane, networks in results.items():
         for name, found in networks.items():
-            network = f"{name} {found['size']} x {found['size']}"
+            network = f"{name} {found['size']}"
             cells = [f"{found[column]:.3g}" for column in columns]
             lines.append(f"| {network} | {lane} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -45,8 +45,8 @@ class FeatureCache(FineTuningCallback):
     Args:
         memory: The bytes that features may take in memory, as a number or in words
             such as `"4GB"` or `"500 MB"`. Defaults to a quarter of the memory that is
-            free when a stage begins. A batch with a row beyond it is computed in each
-            epoch.
+            free when a stage begins. Rows beyond it are computed in each epoch; with
+            `jit_compile=True` the whole batches that they are in.
         folder: A folder in which features are kept in files, mapped into memory, in
             the place of `memory`; it may grow as large as the features are. The next
             run uses them if the frozen layers have the same weights.

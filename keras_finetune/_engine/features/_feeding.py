@@ -148,6 +148,13 @@ class Feeding:
         self.hits[role] += len(known)
         if table is not None and len(known) == len(keys):
             return _tensors(table, known)
+        if table is not None and known and running.takes_any_size(self.model):
+            missing = [row for row, place in enumerate(places) if place is None]
+            new = self._computed(role, state, _chosen(x, arrays, missing))
+            values = [None if f is None else running.numpy(f) for f in new]
+            features = _joined(table, places, values)
+            table.add([keys[row] for row in missing], values)
+            return features
         features = self._computed(role, state, x)
         if table is None:
             why = self._why_not(role, state, x, arrays, features)
@@ -215,11 +222,7 @@ class Feeding:
         # The first half of the batch again, with other rows behind it.
         half = rows // 2
         order = [*range(half), *range(rows - half)]
-        inputs = [
-            running.input(array[order], like)
-            for array, like in zip(arrays, lane.flatten(x), strict=True)
-        ]
-        others = self._again(role, state, lane.pack(x, inputs))
+        others = self._again(role, state, _chosen(x, arrays, order))
         return not all(
             _are_close(a[:half], b[:half]) for a, b in zip(given, others, strict=True)
         )
@@ -232,10 +235,37 @@ class Feeding:
         return [value for value in values if value is not None]
 
 
+def _chosen(x: Any, arrays: Sequence[np.ndarray], rows: Sequence[int]) -> Any:
+    """Return some rows of the inputs `x`, whose values are `arrays`."""
+    inputs = [
+        running.input(array[rows], like)
+        for array, like in zip(arrays, lane.flatten(x), strict=True)
+    ]
+    return lane.pack(x, inputs)
+
+
 def _tensors(table: Table, places: Sequence[tuple[int, int]]) -> list[Any]:
     return [
         None if rows is None or kind is None else running.tensor(rows, kind)
         for rows, kind in zip(table.rows(places), table.kinds, strict=True)
+    ]
+
+
+def _joined(
+    table: Table,
+    places: Sequence[tuple[int, int] | None],
+    values: Sequence[np.ndarray | None],
+) -> list[Any]:
+    """Return features of a batch: `values` for the rows that have no place."""
+    known = {row: place for row, place in enumerate(places) if place is not None}
+    missing = [row for row in range(len(places)) if row not in known]
+    order = np.argsort([*known, *missing])
+    kept = table.rows(list(known.values()))
+    return [
+        None
+        if kind is None or a is None or b is None
+        else running.tensor(np.concatenate([a, b.view(a.dtype)])[order], kind)
+        for kind, a, b in zip(table.kinds, kept, values, strict=True)
     ]
 
 

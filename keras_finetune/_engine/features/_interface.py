@@ -41,6 +41,10 @@ class Backend(ABC):
         """Return for how many batches a step is called."""
         return int(model.steps_per_execution)
 
+    def takes_any_size(self, model: Any) -> bool:
+        """Return whether `prefix` takes fewer rows without being compiled again."""
+        return bool(model.run_eagerly or not model.jit_compile)
+
     @abstractmethod
     def step(self, model: Any, role: Role) -> Step:
         """Return the compiled `train_step` or `test_step` of a model.

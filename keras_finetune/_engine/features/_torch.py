@@ -28,6 +28,10 @@ class Torch(Backend):
             return "the model is trained by several processes"
         return super().refusal(model)
 
+    def takes_any_size(self, model: Any) -> bool:
+        del model
+        return True
+
     def step(self, model: Any, role: Role) -> Step:
         compiled = (
             lane.new_train_function(model)

@@ -82,13 +82,13 @@ class Graph:
             step = self._writers.get(key)
         return None if step is None else step.operation
 
-    def _open(self, graph: Any) -> tuple[int, list[Key]]:
+    def _open(self, graph: Any, silenced: bool = False) -> tuple[int, list[Key]]:
         """Append the steps of a graph, and return its call number and outputs."""
         scope = self._calls
         self._calls += 1
         for symbolic in graph.inputs:
             self._symbolic[scope, id(symbolic)] = symbolic
-        for node in lane.nodes(graph):
+        for node in lane.nodes(graph, silenced):
             self._append(scope, node)
         return scope, [(scope, id(x)) for x in graph.outputs]
 
@@ -101,9 +101,7 @@ class Graph:
         for key, symbolic in zip(writes, node.outputs, strict=True):
             self._symbolic[key] = symbolic
         ends = self._ends(node)
-        # A call in inference mode is kept in one piece: its mode reaches all inside.
-        opens = ends and node.plain and not node.silenced
-        nested = lane.opened(node.operation) if opens else None
+        nested = lane.opened(node.operation) if ends and node.plain else None
         if nested is not None:
             self._append_nested(node, nested, reads, writes)
             return
@@ -118,7 +116,7 @@ class Graph:
     ) -> None:
         # The inner keys are known only after opening; entering runs before.
         entry = len(self.steps)
-        inner, outputs = self._open(nested)
+        inner, outputs = self._open(nested, node.silenced)
         entered = [(inner, id(x)) for x in nested.inputs]
 
         def enter(values: dict[Key, Any], call: Call) -> list[Any]:

@@ -20,7 +20,8 @@ class Node(ABC):
         inputs: The symbolic tensors that it reads.
         outputs: The symbolic tensors that it computes, flat.
         plain: Whether a nested model is called with its inputs and nothing else.
-        silenced: Whether the call was made with a `training=False` that `fit` obeys.
+        silenced: Whether the call, or that of a model around it, was made with a
+            `training=False` that `fit` obeys.
     """
 
     operation: Any
@@ -87,8 +88,13 @@ class Graphs(ABC):
         """
 
     @abstractmethod
-    def nodes(self, graph: Any) -> Iterator[Node]:
-        """Yield the calls of a graph, in the order in which Keras runs them."""
+    def nodes(self, graph: Any, silenced: bool = False) -> Iterator[Node]:
+        """Yield the calls of a graph, in the order in which Keras runs them.
+
+        Args:
+            graph: The graph.
+            silenced: Whether a call of it is.
+        """
 
     @abstractmethod
     def standardize(self, graph: Any, inputs: Any) -> list[Any]:

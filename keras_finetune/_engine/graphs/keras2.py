@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -16,10 +18,21 @@ from keras_finetune._engine.graphs.silence import silence
 # `keras.src.engine` or `tf_keras.src.engine`: the layer class knows which.
 _engine = keras.layers.Layer.__module__.rpartition(".")[0]
 _Functional = import_module(f"{_engine}.functional").Functional
+_call_context = import_module(f"{_engine}.base_layer_utils").call_context
+
+
+def inference(layer: Any) -> AbstractContextManager[Any]:
+    """Return the context of a call of `layer` with `training=False`."""
+    context = _call_context()
+    state = {"layer": layer, "inputs": None, "build_graph": True}
+    # `tf_keras` after 2.15 carries any argument through the stack of calls.
+    if "training" in inspect.signature(context.enter).parameters:
+        return context.enter(training=False, **state)
+    return context.enter(call_context_args={"training": False}, **state)
 
 
 class _Node(Node):
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: Any, silenced: bool) -> None:
         self._node = node
         self.operation = node.layer
         self.inputs = node.keras_inputs
@@ -28,8 +41,9 @@ class _Node(Node):
         named = {k: v for k, v in node.call_kwargs.items() if v is not None}
         self.plain = len(node.call_args) == 1 and set(named) <= {"training"}
         # What the transfer learning guide does with a backbone: its dropout is off
-        # in `fit` too.
-        self.silenced = named.get("training") is False
+        # in `fit` too. A call inside it that says something else is obeyed.
+        told = named.get("training")
+        self.silenced = silenced if told is None else told is False
 
     def arguments(self, tensors: dict[int, Any]) -> tuple[Any, Any]:
         # Keras takes one value off the list for each use.
@@ -47,7 +61,9 @@ class _Node(Node):
 
     def call_as_in(self, training: bool | None, args: Any, kwargs: Any) -> list[Any]:
         del training  # layers ask the context of the call
-        return tf.nest.flatten(self.operation(*args, **kwargs))
+        around = inference(self.operation) if self.silenced else nullcontext()
+        with around:
+            return tf.nest.flatten(self.operation(*args, **kwargs))
 
     def constants(self) -> Any:
         given = [self._node.call_args, self._node.call_kwargs]
@@ -80,11 +96,11 @@ class Keras2(Graphs):
         own_call = own_call or kind.__call__ is keras.Model.__call__
         return model if plain and own_call and model._is_graph_network else None
 
-    def nodes(self, graph: Any) -> Iterator[Node]:
+    def nodes(self, graph: Any, silenced: bool = False) -> Iterator[Node]:
         for depth in sorted(graph._nodes_by_depth, reverse=True):
             for node in graph._nodes_by_depth[depth]:
                 if not node.is_input:
-                    yield _Node(node)
+                    yield _Node(node, silenced)
 
     def standardize(self, graph: Any, inputs: Any) -> list[Any]:
         flat = graph._flatten_to_reference_inputs(inputs)

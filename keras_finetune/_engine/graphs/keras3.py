@@ -83,7 +83,8 @@ class Keras3(Graphs):
             return model._functional if kind.call is keras.Sequential.call else None
         return model if kind.call is Functional.call else None
 
-    def nodes(self, graph: Any) -> Iterator[Node]:
+    def nodes(self, graph: Any, silenced: bool = False) -> Iterator[Node]:
+        del silenced
         for depth in sorted(graph._nodes_by_depth, reverse=True):
             for node in graph._nodes_by_depth[depth]:
                 if node.operation is not None and not node.is_input:

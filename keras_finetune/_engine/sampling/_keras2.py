@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
@@ -19,21 +18,10 @@ from keras_finetune._engine.sampling._interface import Arrays, Fold, Lane
 
 # `keras.src.engine` or `tf_keras.src.engine`: the layer class knows which.
 _engine = keras.layers.Layer.__module__.rpartition(".")[0]
-_call_context = import_module(f"{_engine}.base_layer_utils").call_context
 _DataHandler = import_module(f"{_engine}.data_adapter").get_data_handler
 _saving = f"{_engine.rpartition('.')[0]}.saving"
 _saving_lib = import_module(f"{_saving}.saving_lib")
 _SafeModeScope = import_module(f"{_saving}.serialization_lib").SafeModeScope
-
-
-def _inference(model: Any) -> Any:
-    """Return the context of a call of `model` with `training=False`."""
-    context = _call_context()
-    state = {"layer": model, "inputs": None, "build_graph": True}
-    # `tf_keras` after 2.15 carries any argument through the stack of calls.
-    if "training" in inspect.signature(context.enter).parameters:
-        return context.enter(training=False, **state)
-    return context.enter(call_context_args={"training": False}, **state)
 
 
 def _autograph() -> Any:
@@ -174,7 +162,7 @@ class Keras2(graphs.Keras2, Lane):
         ]
         try:
             with ExitStack() as stack:
-                stack.enter_context(_inference(model))
+                stack.enter_context(graphs.inference(model))
                 if fold is not None:
                     stack.enter_context(patched(forced(layers, named)))
                     draws = [
