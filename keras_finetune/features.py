@@ -65,7 +65,7 @@ def cache_features(
 
     The model is cut where `FeatureCache` cuts it while the weights train that train
     now, also inside nested models. Layers behave as in `predict`: features are those
-    of `keras.Model(model.inputs, layer.output).predict(x)`, to the bit, where `layer`
+    of `keras.Model(model.inputs, layer.output).predict(x)`, bit for bit, where `layer`
     can be reached like that. The model is left as it is.
 
     Masks and inputs that go past the frozen layers are no part of the features.

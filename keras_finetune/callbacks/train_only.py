@@ -15,7 +15,7 @@ from keras_finetune.callbacks._callback import FineTuningCallback
 class TrainOnly(FineTuningCallback):
     """Trains only the selected variables in this `fit`; all others are frozen.
 
-    The others stay bit-identical, have no slots in the optimizer, and cost no
+    The others stay bit-identical, take no memory in the optimizer, and cost no
     gradients. Layers, optimizer and the slots of variables that were frozen for this
     `fit` are afterwards as they were before. Beside `GradualUnfreeze` it trains the
     selection among the groups that are unfrozen.
