@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # Lanes that run at the same time.
 JOBS ?= 2
+# A folder with photographs for the demo: docs/demo.md.
+DATA ?=
 # More arguments for pytest, as in `make test-keras2-addons ARGS="-k groups -x"`.
 ARGS ?=
 
@@ -15,7 +17,8 @@ TOX ?= $(TOX_VENV)/bin/tox
 .PHONY: help demo dev check test test-zoo lint docs dist clean
 
 help:
-	@echo "make demo         fine-tune on handwritten digits, in .venv"
+	@echo "make demo         four ways to fine-tune, compared on handwritten digits"
+	@echo "make demo DATA=FOLDER   the same on photographs: docs/demo.md"
 	@echo "make dev          an environment to work in, .venv-dev"
 	@echo "make check        lint and the fast tests in .venv-dev, within two minutes"
 	@echo "make test         the whole suite in every lane of setup.cfg"
@@ -27,7 +30,8 @@ help:
 	@echo "make clean        remove environments, caches and builds"
 
 demo: $(VENV)/.demo
-	TF_CPP_MIN_LOG_LEVEL=2 $(VENV)/bin/python examples/fine_tune_digits.py
+	@TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python examples/fine_tune.py \
+	  $(if $(DATA),--data "$(DATA)")
 
 # The environment of a lane, so that what the shell has set changes no result.
 check: $(DEV_VENV)/.dev

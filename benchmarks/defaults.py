@@ -59,7 +59,7 @@ def arm(choice, groups_of, epochs):
         if choice["share"]:
             starts = schedule.spread(groups - 1, epochs, choice["share"])
             callbacks.append(GradualUnfreeze(groups, every=starts[1:]))
-        # The same weights to the bit, in less time.
+        # The same weights, bit for bit, in less time.
         callbacks.append(FeatureCache(frozen_mode="training", verbose=0))
         _clothing.compiled(model, rate)
         fit(model, epochs, callbacks)

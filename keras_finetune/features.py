@@ -59,25 +59,24 @@ def cache_features(
 ) -> CachedFeatures:
     """Compute what the frozen layers of a model return, for each row of some data.
 
-    For a head that is trained on its own, a classifier of scikit-learn, or a search
-    among the rows. `FeatureCache` does the same inside `fit`, without arrays of your
+    Use it to train a head on its own, for a classifier of scikit-learn, or to search
+    for similar rows. `FeatureCache` does the same inside `fit`, without arrays of your
     own.
 
-    The model is cut where `FeatureCache` cuts it while the weights train that train
-    now, also inside nested models. Layers behave as in `predict`: features are those
-    of `keras.Model(model.inputs, layer.output).predict(x)`, to the bit, where `layer`
-    can be reached like that. The model is left as it is.
+    The model is cut where `FeatureCache` would cut it with the weights that are
+    trainable now, also inside nested models. Layers behave as in `predict`: features
+    are those of `keras.Model(model.inputs, layer.output).predict(x)`, bit for bit,
+    where `layer` can be reached like that. The model is left as it is.
 
-    Masks and inputs that go past the frozen layers are no part of the features.
+    Masks and inputs that bypass the frozen layers are not among the features.
 
     Args:
-        model: A built functional or Sequential model of which layers are frozen. It
-            need not be compiled.
+        model: A built functional or Sequential model with frozen layers. It need not
+            be compiled.
         x: Inputs, as `model.predict` takes them: an array, a list or dict of arrays, a
-            dataset, `PyDataset`, `Sequence` or `DataLoader`, or a generator. What comes
-            in pairs has its targets in `y` of the result.
-        batch_size: Rows a batch, `None` for 32. Of no effect where `x` comes in
-            batches.
+            dataset, `PyDataset`, `Sequence` or `DataLoader`, or a generator. If it
+            yields pairs, the targets are in `y` of the result.
+        batch_size: Rows a batch, `None` for 32. Ignored if `x` comes in batches.
         steps: Number of batches to read from `x`, `None` for all.
         verbose: `"auto"` or 1 for a progress bar, 2 for one line, 0 for silence.
 
@@ -87,7 +86,7 @@ def cache_features(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If an argument has a wrong value, if the model has no weights yet
-            or a `call` of its own, or if nothing of it is frozen.
+            or a `call` of its own, or if none of its layers is frozen.
 
     Example:
 

@@ -75,7 +75,7 @@ def fine_tune(
     name = _DEFAULT if name == "default" else name
     if epochs < 2 and name in _TWO_STAGES:
         raise ValueError(
-            f"The recipe {name!r} has two stages, so that argument `epochs` must be at "
+            f"The recipe {name!r} has two stages, so argument `epochs` must be at "
             f"least 2. Received: epochs={epochs!r}"
         )
     if _checks.boolean("cache", cache) and name not in _FREEZING:

@@ -117,7 +117,7 @@ def model_and_data(keras, dropout=0.3):
 
 
 def train(path, callback, kill=None, result=None, backup=None, dropout=0.3):
-    """One process: builds all anew, fits, and writes what it has at the end.
+    """One process: builds everything, fits, and writes what it has at the end.
 
     Args:
         path: The directory of the backup.

@@ -22,8 +22,8 @@ def forgotten() -> Iterator[None]:
     """Let go of the gradients that are registered while a step is traced.
 
     Keras's step sums gradients over replicas (also over one), and TensorFlow registers
-    the gradient of that sum under a new name for ever, and with it the whole graph:
-    megabytes a trace. Nobody differentiates a finished training step.
+    the gradient of that sum under a new name indefinitely, and with it the whole graph:
+    megabytes a trace. A finished training step is never differentiated.
     """
     from tensorflow.python.framework import ops
 

@@ -28,8 +28,8 @@ def check_monitor(model: Any, monitor: str) -> None:
         return
     if monitor.startswith("val_") and not expected.validates:
         reason = (
-            "`fit` has no validation data, so that it is never logged. Pass "
-            "`validation_data` or `validation_split`."
+            "`fit` has no validation data and never logs it. Pass `validation_data` or "
+            "`validation_split`."
         )
     else:
         keys = sorted(expected.keys)

@@ -229,7 +229,7 @@ class Stages:
             }
             parts = [f"{count(vs):,} {why}" for why, vs in reasons.items() if vs]
             if parts:
-                said.append(f"Of {group.name} never train: {', '.join(parts)}.")
+                said.append(f"Never trained in {group.name}: {', '.join(parts)}.")
         return said
 
     def _is_left_frozen(self, variable: Any) -> bool:

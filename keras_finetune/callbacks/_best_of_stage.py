@@ -12,7 +12,7 @@ from keras_finetune._schedule.progress import Progress
 
 
 class BestOfStage:
-    """The weights and slots of one epoch, in memory and beside each backup.
+    """The weights and optimizer state of one epoch, in memory and beside each backup.
 
     Args:
         model: The model.

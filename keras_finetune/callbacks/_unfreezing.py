@@ -131,8 +131,8 @@ class Unfreezing:
         before, stage = progress.stages_at(epoch, self._saved_epoch, last)
         if before is not None and stage != before:
             if begins and self.best.waits:
-                # Resumed between two stages. What comes back are slots too, and Keras 2
-                # makes those of a checkpoint when the optimizer is built.
+                # Resumed between two stages. Optimizer state comes back too, which
+                # Keras 2 makes from a checkpoint when the optimizer is built.
                 self._enter(before)
             self._end_stage()
         if begins or stage != before:
@@ -233,8 +233,8 @@ class Unfreezing:
                 self._progress.stage = stage
                 return
         raise ValueError(
-            "The file to resume from was written by an optimizer of another make, or "
-            "with other groups: it must hold the state of one of the stages "
+            "The file to resume from was written by another kind of optimizer, or with "
+            "other groups: it must hold the state of one of the stages "
             f"{[[g.name for g in stages.trained(s)] for s in range(stages.last + 1)]}, "
             f"that is {counts} variables. Received: {count} variables"
         )

@@ -61,8 +61,8 @@ class DiscriminativeLR(FineTuningCallback):
             variables differ is logged with its highest rate.
 
     Raises:
-        TypeError: If an argument has the wrong type, or the optimizer is of a make
-            whose updates cannot be scaled.
+        TypeError: If an argument has the wrong type, or the updates of the optimizer
+            cannot be scaled.
         ValueError: If an argument has a wrong value, arguments contradict each other,
             or, before the first epoch, if they do not go with the model.
 

@@ -84,10 +84,10 @@ class GradualUnfreeze(FineTuningCallback):
             stage is over, `best_epoch`: the epoch that training went on from.
 
     Raises:
-        TypeError: If an argument has the wrong type, or the optimizer is of a make
-            whose state cannot be carried over.
+        TypeError: If an argument has the wrong type, or the state of the optimizer
+            cannot be carried over.
         ValueError: If an argument has a wrong value; before the first epoch if it does
-            not go with the model.
+            not fit the model.
 
     Example:
 

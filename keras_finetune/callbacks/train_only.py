@@ -15,10 +15,10 @@ from keras_finetune.callbacks._callback import FineTuningCallback
 class TrainOnly(FineTuningCallback):
     """Trains only the selected variables in this `fit`; all others are frozen.
 
-    The others stay bit-identical, have no slots in the optimizer, and cost no
-    gradients. Layers, optimizer and the slots of variables that were frozen for this
-    `fit` are afterwards as they were before. Beside `GradualUnfreeze` it trains the
-    selection among the groups that are unfrozen.
+    The others stay bit-identical, take no memory in the optimizer, and cost no
+    gradients. After `fit` the layers are as they were before, and so is the optimizer
+    state of the variables that were frozen for it. Beside `GradualUnfreeze` it trains
+    the selection among the groups that are unfrozen.
 
     Args:
         select: `"bias"`: every variable named `bias` or `beta`, as BitFit does;
@@ -29,10 +29,10 @@ class TrainOnly(FineTuningCallback):
             not train with it either.
 
     Raises:
-        TypeError: If `select` is neither a string nor callable, or the optimizer is of
-            a make whose state cannot be carried over.
-        ValueError: If `select` is no regular expression or, before the first epoch, if
-            it selects nothing.
+        TypeError: If `select` is neither a string nor callable, or the state of the
+            optimizer cannot be carried over.
+        ValueError: If `select` is not a regular expression or, before the first epoch,
+            if it selects nothing.
 
     Example:
 
@@ -52,7 +52,7 @@ class TrainOnly(FineTuningCallback):
         self._selects = word or selector(select, expected)
 
     def selected(self, model: Any) -> list[Any]:
-        """Return the variables of a model that are selected; an error if none is.
+        """Return the variables of a model that are selected, at least one.
 
         Args:
             model: A built model.

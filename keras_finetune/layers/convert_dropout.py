@@ -138,7 +138,7 @@ def _warn(model: Any, converted: set[type]) -> None:
     left = [name for name in left if name not in lost]
     if left:
         warnings.warn(
-            f"Left as they are, for want of a Monte Carlo counterpart: {left}. "
+            f"Left unchanged, as they have no Monte Carlo counterpart: {left}. "
             "`keras_finetune.mc_predict` samples them as well.",
             stacklevel=3,
         )

@@ -125,7 +125,7 @@ class ConditionalGradient(keras.optimizers.Optimizer):
             s = gradient / (norm + self.epsilon)
         else:
             s = _top_singular_matrix(gradient)
-        # The order of these operations is that of TensorFlow Addons, to the bit.
+        # The order of these operations is that of TensorFlow Addons, bit for bit.
         value = value * rate - (1.0 - rate) * lambda_ * s
         self.assign(variable, to_assign(ops.cast(value, variable.dtype)))
 

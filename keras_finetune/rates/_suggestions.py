@@ -1,6 +1,6 @@
 """What a curve of losses over rising learning rates suggests.
 
-The rules of fastai 2 (`fastai/callback/schedule.py`), to the point, and one of ours.
+The rules of fastai 2 (`fastai/callback/schedule.py`), exactly, and one of ours.
 """
 
 from __future__ import annotations

@@ -66,19 +66,18 @@ def find_learning_rate(
     class_weight: Any = None,
     shuffle: bool = True,
 ) -> RateSearch | list[RateSearch]:
-    """Search a base learning rate by training for some batches at rising rates.
+    """Search for a base learning rate by training some batches at rising rates.
 
     The model trains in an ordinary `fit` whose base learning rate rises geometrically
     from batch to batch, until the loss explodes. What the callbacks freeze stays
     frozen, and rates of groups keep their ratios, as in the training that follows.
 
-    Then everything is as before: weights, the optimizer and all of its state, moving
-    statistics, metrics, flags, compiled functions, the generators of Python, NumPy,
-    Keras, its backend and the model's layers; also after Ctrl-C. The next `fit` is
-    bit for bit the one that it would have been. Two things cannot be put back, and a
-    warning says so: batches drawn from an iterator, and the count of passes of a
-    `tf.data.Dataset` that shuffles. Weights and optimizer state are kept in the
-    memory of the host meanwhile.
+    Then everything is restored, also after Ctrl-C: weights, the optimizer and all of
+    its state, moving statistics, metrics, flags, compiled functions, the generators of
+    Python, NumPy, Keras, its backend and the model's layers. The next `fit` is bit for
+    bit what it would have been. Two things cannot be restored, and a warning says so:
+    batches drawn from an iterator, and the count of passes of a `tf.data.Dataset` that
+    shuffles. Meanwhile weights and optimizer state are kept in the memory of the host.
 
     Args:
         model: A compiled model that has its weights.
@@ -103,8 +102,8 @@ def find_learning_rate(
         `suggestion` is `None` where the curve does not allow one, with a `reason`.
 
     Raises:
-        TypeError: If an argument has a wrong type, or the optimizer is of a make whose
-            state cannot be carried over.
+        TypeError: If an argument has a wrong type, or the state of the optimizer cannot
+            be carried over.
         ValueError: If an argument has a wrong value, or the model is not compiled, has
             no weights yet, or returns no `loss` from its training step.
 

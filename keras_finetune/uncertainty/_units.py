@@ -16,7 +16,7 @@ def affine(
 
     Args:
         scale: Numbers, or a fitted scaler with `inverse_transform`.
-        offset: Numbers, of no effect beside a scaler.
+        offset: Numbers, ignored beside a scaler.
         shape: Shape of the predictions, units on the last axis.
     """
     units = shape[-1] if len(shape) > 1 else 1

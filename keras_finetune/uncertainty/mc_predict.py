@@ -92,7 +92,7 @@ def mc_predict(
             own, as a task of KerasHub does with raw strings, they are prepared in the
             same way.
         samples: Number of samples `T`.
-        batch_size: Inputs a batch, `None` for 32. Of no effect where `x` comes in
+        batch_size: Inputs a batch, `None` for 32. Ignored if `x` comes in
             batches.
         seed: Integer that makes the draw repeatable, or `None` for a new one each
             time (from Python's `random`, which `keras.utils.set_random_seed` sets).

@@ -13,7 +13,7 @@ from keras_finetune._groups.layer_groups import LayerGroups, layer_groups
 layers = keras.layers
 
 # What the tables of five architectures look like, to be read by a person. To write it
-# anew: `KERAS_FINETUNE_WRITE_SNAPSHOTS=1 pytest tests/_groups`.
+# again: `KERAS_FINETUNE_WRITE_SNAPSHOTS=1 pytest tests/_groups`.
 SNAPSHOT = Path(__file__).parents[1] / "snapshots" / "layer_groups.txt"
 SNAPSHOT_OF = ("VGG16", "ResNet50", "MobileNetV2", "EfficientNetB0", "DenseNet121")
 

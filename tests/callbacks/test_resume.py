@@ -36,7 +36,7 @@ def run(
     ours=all_groups,
     body=lambda: None,
 ):
-    """One process: builds everything anew, fits, and may be killed."""
+    """One process: builds everything from scratch, fits, and may be killed."""
     model = reference.make_model(body=body())
     optimizer = optimizer or (
         lambda: keras.optimizers.AdamW(0.02, weight_decay=0.1, use_ema=True)
@@ -126,7 +126,7 @@ def test_a_backup_of_a_run_without_us_is_taken_up_with_a_message(
 
 @pytest.mark.keras2
 @pytest.mark.parametrize("generator", [False, True])
-def test_dropout_that_begins_anew_is_named(generator, tmp_path, capsys):
+def test_dropout_that_starts_again_is_named(generator, tmp_path, capsys):
     layers = keras.layers
 
     def body():
@@ -138,12 +138,12 @@ def test_dropout_that_begins_anew_is_named(generator, tmp_path, capsys):
     try:
         with pytest.raises(Killed):
             run(tmp_path, order="backup first", kill_after=1, body=body)
-        assert "begin anew" not in capsys.readouterr().out
+        assert "start again" not in capsys.readouterr().out
         run(tmp_path, order="backup first", body=body)
     finally:
         keras.backend.experimental.disable_tf_random_generator()
     said = " ".join(capsys.readouterr().out.split())
-    assert ("begin anew" in said) == ("['noise']" in said) == (not generator)
+    assert ("start again" in said) == ("['noise']" in said) == (not generator)
 
 
 @pytest.mark.keras3

@@ -125,7 +125,7 @@ class Backups:
             self._restored = next((one for one in records if one is not None), {})
             if self._restored:
                 _set_generators(self.model, self._restored["generators"])
-                _announce_what_begins_anew(self.model)
+                _announce_what_starts_again(self.model)
         state = self._restored.get(name)
         return None if state is None else dict(state)
 
@@ -278,14 +278,14 @@ def _set_generators(model: Any, values: list[Any]) -> None:
         state.assign(np.asarray(value, like.dtype).reshape(like.shape))
 
 
-def _announce_what_begins_anew(model: Any) -> None:
+def _announce_what_starts_again(model: Any) -> None:
     layers = _lane.layers_without_generator(all_layers(model))
     if layers:
         processes.announce(
             model,
-            "The random numbers of these layers begin anew, so that the end will not "
-            f"be that of an unbroken run: {[layer.name for layer in layers]}. Keras 2 "
-            "keeps them where no file reaches them, unless the script calls "
+            "The random numbers of these layers start again, so the result will differ "
+            f"from an uninterrupted run: {[layer.name for layer in layers]}. Keras 2 "
+            "saves them in no file unless the script calls "
             f"`{keras.__name__}.backend.experimental.enable_tf_random_generator()` "
             "before it builds the model.",
         )
