@@ -66,7 +66,7 @@ class Case(NamedTuple):
     """
 
     body: Callable[[int], Any]
-    data: Callable[[np.random.Generator, int, int], dict[str, np.ndarray]]
+    data: Callable[[np.random.Generator, int, int], dict[str, Any]]
     size: int
     rows: int
 
@@ -81,6 +81,11 @@ def network(name: str, size: int) -> Any:
 
 def pictures(rng: np.random.Generator, rows: int, size: int) -> dict[str, np.ndarray]:
     return {"images": rng.normal(size=(rows, size, size, 3)).astype("float32")}
+
+
+def photographs(rng: np.random.Generator, rows: int, size: int) -> dict[str, Any]:
+    """Rows of whole numbers, for a network that rescales them itself."""
+    return {"images": rng.integers(0, 256, (rows, size, size, 3), dtype="uint8")}
 
 
 WORDS = 1000
@@ -107,7 +112,9 @@ def texts(rng: np.random.Generator, rows: int, size: int) -> dict[str, np.ndarra
 
 def inputs_for(data: dict[str, np.ndarray]) -> dict[str, Any]:
     return {
-        name: keras.Input(x.shape[1:], dtype=str(x.dtype), name=name)
+        name: keras.Input(
+            x.shape[1:], dtype="int32" if x.dtype == "int32" else "float32", name=name
+        )
         for name, x in data.items()
     }
 
@@ -180,8 +187,10 @@ def measure(name: str, case: Case, epochs: int) -> dict[str, Any]:
 
 
 def _size(case: Case) -> str:
-    is_text = case.data is texts
-    return f"{case.size} tokens" if is_text else f"{case.size} x {case.size}"
+    if case.data is texts:
+        return f"{case.size} tokens"
+    dtype = ", uint8" if case.data is photographs else ""
+    return f"{case.size} x {case.size}{dtype}"
 
 
 def _epochs(model: Any, x: Any, y: Any, callbacks: Any, epochs: int) -> list[float]:
@@ -195,7 +204,9 @@ def _epochs(model: Any, x: Any, y: Any, callbacks: Any, epochs: int) -> list[flo
 CASES = {
     "MobileNetV2": Case(partial(network, "MobileNetV2"), pictures, 96, 512),
     "VGG19": Case(partial(network, "VGG19"), pictures, 64, 256),
-    "EfficientNetV2B0": Case(partial(network, "EfficientNetV2B0"), pictures, 96, 256),
+    "EfficientNetV2B0": Case(
+        partial(network, "EfficientNetV2B0"), photographs, 96, 256
+    ),
     "BERT": Case(bert, texts, 128, 512),
 }
 QUICK = ["MobileNetV2"]

@@ -37,6 +37,9 @@ def digests(arrays: Sequence[np.ndarray]) -> list[bytes]:
     Args:
         arrays: Arrays (rows, ...), of numbers or of strings.
     """
+    # No digest of the standard library that rules out collisions is faster where the
+    # processor knows SHA-256, as most do: BLAKE2b takes twice as long, MD5 three times.
+    # A second thread gained nothing where the data pipeline needs the other core.
     first, *others = [_rows(array) for array in arrays]
     if not others:
         return [hashlib.sha256(row).digest() for row in first]
