@@ -21,10 +21,11 @@ def example(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.backend("tensorflow")
 def test_the_demo_prints_short_lines_one_table_and_one_sentence(
-    example, tmp_path, capsys
+    example, tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.chdir(tmp_path)
     demo = example("fine_tune")
-    out = tmp_path / "figure.png"
+    out = Path("figure.png")
     demo.report(example("tasks").digits(epochs=4, seeds=1, pretraining=1), out)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) < 80
