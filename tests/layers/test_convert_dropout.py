@@ -270,7 +270,7 @@ def test_a_subclass_of_dropout_is_left_alone():
         pass
 
     model = keras.Sequential([keras.Input((8,)), Mine(0.5), layers.Dropout(0.5)])
-    with pytest.warns(UserWarning, match="Left as they are"):
+    with pytest.warns(UserWarning, match="Left unchanged"):
         converted = convert_dropout(model)
     assert kinds(converted)[-2:] == ["Mine", "MCDropout"]
 
