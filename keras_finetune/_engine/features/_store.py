@@ -38,8 +38,8 @@ def digests(arrays: Sequence[np.ndarray]) -> list[bytes]:
         arrays: Arrays (rows, ...), of numbers or of strings.
     """
     # No digest of the standard library that rules out collisions is faster where the
-    # processor knows SHA-256, as most do: BLAKE2b takes twice as long, MD5 three times.
-    # A second thread gained nothing where the data pipeline needs the other core.
+    # processor knows SHA-256: BLAKE2b takes twice as long, MD5 more than that. A second
+    # thread gained nothing on two cores that had other work; idle ones are untried.
     first, *others = [_rows(array) for array in arrays]
     if not others:
         return [hashlib.sha256(row).digest() for row in first]
