@@ -132,6 +132,43 @@ def cached_run(results):
     return "\n".join(lines)
 
 
+FACTOR = 3.0
+RULES = ("ours", "valley", "steepest", "minimum")
+
+
+def best(grid):
+    """The rates with the highest accuracy to choose by, and what one would take."""
+    top = max(score for _, score, _ in grid)
+    rates = [rate for rate, score, _ in grid if score == top]
+    chosen = rates[len(rates) // 2]
+    return rates, next(test for rate, _, test in grid if rate == chosen)
+
+
+def is_near(rate, rates):
+    return any(1 / FACTOR <= rate / one <= FACTOR for one in rates)
+
+
+def find_rate(results):
+    """The rules of `find_rate.py`: hits, and the loss of accuracy on test images."""
+    rows = results["cases"]
+    lines = [
+        f"| rule | within a factor {FACTOR:g} | no answer | accuracy less the grid's |",
+        "|---|---|---|---|",
+    ]
+    for rule in RULES:
+        given = [row for row in rows if rule in row["suggested"]]
+        near = sum(
+            is_near(row["suggested"][rule][0], best(row["grid"])[0]) for row in given
+        )
+        gaps = [row["suggested"][rule][2] - best(row["grid"])[1] for row in given]
+        mean, error = np.mean(gaps), np.std(gaps, ddof=1) / len(gaps) ** 0.5
+        lines.append(
+            f"| {rule} | {near} of {len(rows)} | {len(rows) - len(given)} "
+            f"| {100 * mean:+.1f} ± {100 * error:.1f} points |"
+        )
+    return "\n".join(lines)
+
+
 # By the name of a table: the page that shows it, the results, and what makes it.
 TABLES = {
     "detection": (
@@ -161,6 +198,11 @@ TABLES = {
         feature_cache,
     ),
     "cached run": ("features/feature_cache.md", "cached_run.json", cached_run),
+    "find_learning_rate": (
+        "features/find_learning_rate.md",
+        "find_rate.json",
+        find_rate,
+    ),
     "coverage": ("recipes/regression.md", "coverage.json", coverage),
 }
 

@@ -28,12 +28,12 @@ folder in `KERAS_FINETUNE_DATA` (see `_data.py`).
 import argparse
 import functools
 import json
-import statistics
 import time
 from pathlib import Path
 
 import _clothing
 import numpy as np
+from _tables import best, find_rate
 from _transfer import STEPS, compiled, network, pretrained, sources
 
 from keras_finetune import RateSearch, SlantedTriangular, find_learning_rate
@@ -43,8 +43,6 @@ RESULTS = Path(__file__).resolve().parent / "results" / "find_rate.json"
 CLOTHES = "clothes, 20 a class"
 EPOCHS = 10
 FIRST = 5  # of the seeds that are reported
-FACTOR = 3.0
-RULES = ("ours", "valley", "steepest", "minimum")
 QUICK = ("MNIST, 20 a class", "scikit-learn, 20 a class")
 
 
@@ -165,46 +163,12 @@ def cases(seeds, wanted):
             yield CLOTHES, OnClothes(20, seed)
 
 
-def best(grid):
-    """The rates with the highest accuracy to choose by, and what one would take."""
-    top = max(score for _, score, _ in grid)
-    rates = [rate for rate, score, _ in grid if score == top]
-    chosen = rates[len(rates) // 2]
-    return rates, next(test for rate, _, test in grid if rate == chosen)
-
-
-def is_near(rate, rates):
-    return any(1 / FACTOR <= rate / one <= FACTOR for one in rates)
-
-
 def again(row):
     """The suggestions of today's rules for the curve of a kept case."""
     found = RateSearch.of(
         row["rates"], row["losses"], row["baseline"], steps=row["steps"]
     )
     return found.suggestions
-
-
-def table(rows):
-    """A row for each rule: hits, and the difference in accuracy on test images."""
-    lines = [
-        f"| rule | within a factor {FACTOR:g} | no answer | accuracy less the grid's |",
-        "|---|---|---|---|",
-    ]
-    for rule in RULES:
-        given = [row for row in rows if rule in row["suggested"]]
-        near = sum(
-            is_near(row["suggested"][rule][0], best(row["grid"])[0]) for row in given
-        )
-        gaps = [row["suggested"][rule][2] - best(row["grid"])[1] for row in given]
-        mean, error = statistics.mean(gaps or [float("nan")]), float("nan")
-        if len(gaps) > 1:
-            error = statistics.stdev(gaps) / len(gaps) ** 0.5
-        lines.append(
-            f"| {rule} | {near} of {len(rows)} | {len(rows) - len(given)} "
-            f"| {100 * mean:+.1f} ± {100 * error:.1f} points |"
-        )
-    return "\n".join(lines)
 
 
 def main():
@@ -217,7 +181,7 @@ def main():
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.render:
-        print(table(json.loads(options.out.read_text())["cases"]))
+        print(find_rate(json.loads(options.out.read_text())))
         return
     kept = None if options.quick else options.out
     rows = json.loads(kept.read_text())["cases"] if kept and kept.is_file() else []
@@ -240,7 +204,7 @@ def main():
         if kept:
             lane = f"{keras.__name__} {keras.__version__}, {backend()}"
             kept.write_text(json.dumps({"lane": lane, "cases": rows}) + "\n")
-    print(table(rows))
+    print(find_rate({"cases": rows}))
 
 
 if __name__ == "__main__":
