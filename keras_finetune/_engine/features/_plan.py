@@ -104,21 +104,26 @@ def part(
     ends = Ends(trains, at_rest | {id(x) for x in noise.allowed}, flags)
     graph = Graph(source, ends)
     prefix = _prefix(graph)
-    if not any(_has_weights(step) for step in prefix):
-        if not any(_has_weights(step) for step in _prefix(quiet)):
+    if not _have_weights(prefix):
+        if not _have_weights(_prefix(quiet)):
             # It is not the noise that is in the way.
             graph, ends = quiet, quiet_ends
-        found = _obstacles(graph, _prefix(graph), ends)
-        first = next(iter(found), _NO_WEIGHTS)
-        return replace(
-            first,
-            noise=first.noise and bool(noise.noisy),
-            augments=first.layer in [layer.name for layer in noise.augmenting],
-        )
+        return _first_obstacle(graph, ends, noise)
     places = _places(graph, prefix)
     if not places:
         return Obstacle(model.name, "has no place where each row has its own features")
     return _at(graph, min(places, key=lambda place: place[2]), noise, ends)
+
+
+def _first_obstacle(graph: Graph, ends: Ends, noise: _Noise) -> Obstacle:
+    """Return what ends the part of a graph before the first layer with weights."""
+    found = _obstacles(graph, _prefix(graph), ends)
+    first = next(iter(found), _NO_WEIGHTS)
+    return replace(
+        first,
+        noise=first.noise and bool(noise.noisy),
+        augments=first.layer in [layer.name for layer in noise.augmenting],
+    )
 
 
 def _at(
@@ -289,6 +294,10 @@ def _obstacles(graph: Graph, prefix: Sequence[Step], ends: Ends) -> list[Obstacl
         if step.ends and step.node is not None and known.issuperset(step.reads):
             found[ends.obstacles[id(step.node)]] = None
     return list(found)
+
+
+def _have_weights(steps: Sequence[Step]) -> bool:
+    return any(map(_has_weights, steps))
 
 
 def _has_weights(step: Step) -> bool:
