@@ -299,7 +299,9 @@ class _Training:
         if _base(name) not in _RATES or len(steps) <= len(ends):
             return ends, rates
         ratios = {
-            e: r / at_end[e] for e, r in zip(ends, rates, strict=True) if e in at_end
+            e: r / at_end[e]
+            for e, r in zip(ends, rates, strict=True)
+            if at_end.get(e)
         }
         if any(math.ceil(step) not in ratios for step in steps):
             return ends, rates
