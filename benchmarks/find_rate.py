@@ -22,7 +22,8 @@ one, and its accuracy on test images beside that of the rate which the grid has 
 as the mean over cases of the difference, with its standard error. `--quick` runs two
 tasks with two seeds and keeps nothing. Results are kept in results/find_rate.json, case
 by case: a run that was interrupted goes on. MNIST and the photographs come from the
-folder in `KERAS_FINETUNE_DATA` (see `_data.py`).
+folder in `KERAS_FINETUNE_DATA` (see `_data.py`). The kept results are those of the
+digits; the photographs have not been run with this rule.
 """
 
 import argparse

@@ -299,9 +299,7 @@ class _Training:
         if _base(name) not in _RATES or len(steps) <= len(ends):
             return ends, rates
         ratios = {
-            e: r / at_end[e]
-            for e, r in zip(ends, rates, strict=True)
-            if at_end.get(e)
+            e: r / at_end[e] for e, r in zip(ends, rates, strict=True) if at_end.get(e)
         }
         if any(math.ceil(step) not in ratios for step in steps):
             return ends, rates
