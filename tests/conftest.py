@@ -58,42 +58,40 @@ def pytest_sessionstart():
         )
 
 
-# How many cases of a parametrized test a lane runs; all where it is not named. Those
-# with one are twins of other lanes, there for what a release changes.
+# How many cases of a parametrized test a lane runs, so that all lanes together take
+# minutes; `--all-cases` runs them all. Those with one are twins of other lanes, there
+# for what a release changes.
 CASES = {
+    "keras3-tensorflow": 6,
+    "keras2-addons": 2,
+    "keras3-jax": 2,
+    "keras3-torch": 2,
     "keras3-oldest": 1,
     "tf-keras": 1,
-    "keras3-jax": 3,
-    "keras3-torch": 4,
-    "keras2-addons": 4,
 }
-# The same in a lane that runs all others, for tests that fit a model in each case.
-FITTING = {"keras3-tensorflow": 18}
-# The same for what follows from a model's graph alone, in one lane of each Keras.
-ONCE = {"keras3-tensorflow": 1000, "keras2-addons": 3}
+# The lanes, one of each Keras, of tests that are marked `once`.
+ONCE = ("keras3-tensorflow", "keras2-addons")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all-cases",
+        action="store_true",
+        help="every case of each parametrized test; a lane runs a few",
+    )
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     lane = os.environ.get("KERAS_FINETUNE_LANE", os.environ.get("TOX_ENV_NAME"))
-    if lane is None:
-        return
-    once = [item for item in items if item.get_closest_marker("once")]
-    chosen = set(items) - set(once)
-    if lane in CASES:
-        chosen = _thinned([item for item in items if item in chosen], CASES[lane])
-    if lane in FITTING:
-        fit = [item for item in items if item in chosen and _fits(item)]
-        chosen -= set(fit) - _thinned(fit, FITTING[lane])
-    if lane in ONCE:
-        chosen |= _thinned(once, ONCE[lane])
-    kept = [item for item in items if item in chosen]
-    config.hook.pytest_deselected(items=[i for i in items if i not in chosen])
+    kept = items
+    if lane in CASES and lane not in ONCE:
+        kept = [item for item in kept if not item.get_closest_marker("once")]
+    if lane in CASES and not config.getoption("all_cases"):
+        chosen = _thinned(kept, CASES[lane])
+        kept = [item for item in kept if item in chosen]
+    config.hook.pytest_deselected(items=list(set(items) - set(kept)))
     items[:] = kept
-
-
-def _fits(item):
-    return item.path.parent.name == "callbacks"
 
 
 def _thinned(items, most):

@@ -74,8 +74,9 @@ def test_lint_is_the_same_everywhere(config):
     assert " && ".join(commands) in read("Makefile")
 
 
-def test_workflows_run_every_lane(config):
-    text = read(".github/workflows/test.yml").split("        lane:\n")[1]
+@pytest.mark.parametrize("workflow", ["test", "weekly"])
+def test_workflows_run_every_lane(config, workflow):
+    text = read(f".github/workflows/{workflow}.yml").split("        lane:\n")[1]
     found = re.match(r"(?: {10}- \S+\n)+", text).group()
     assert found.split()[1::2] == lines(config["tox:tox"]["env_list"])
 

@@ -215,6 +215,7 @@ class TestArchitectures:
 
 
 @pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("architecture", chosen(SNAPSHOT_OF), indirect=True)
 def test_groups_are_those_of_the_snapshot_on_every_keras(architecture):
     name, model, _ = architecture
