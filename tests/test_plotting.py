@@ -201,6 +201,29 @@ def test_lines_differ_without_colour():
     assert np.all(np.diff(grey) > 0.03)
 
 
+def rates_by_step(last):
+    """Two epochs of two steps; the base rate ends at `last`, a group has half of it."""
+    history = {"loss": [1.0, 0.5], "learning_rate/low": [0.1, last / 2]}
+    rows = [
+        {"epoch": step // 2, "step": step + 1, "learning_rate": rate}
+        for step, rate in enumerate([0.1, 0.2, 0.1, last])
+    ]
+    axes = panels(plot_history(history, Callback(rows, steps=2)))["learning rate"]
+    return lines(axes)["low"]
+
+
+def test_rates_of_groups_follow_the_base_rate_from_step_to_step():
+    x, y = points(rates_by_step(0.05))
+    assert x == [0, 0.5, 1, 1.5, 2]
+    np.testing.assert_allclose(y, [0.05, 0.05, 0.1, 0.05, 0.025])
+
+
+def test_a_base_rate_that_ends_at_zero_is_no_divisor():
+    x, y = points(rates_by_step(0.0))
+    assert x == [0, 1, 2]
+    np.testing.assert_allclose(y, [0.1, 0.1, np.nan])
+
+
 def test_measurements_by_batch_stand_where_they_were_taken():
     rows = [
         {"epoch": 0, "step": 2, "weight_norm": 1.0},
