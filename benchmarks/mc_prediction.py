@@ -203,7 +203,7 @@ def compare_small(pairs, samples=50, fold=25, batch=32):
     for name, model, x in small_networks():
         call = folded_call(model, fold)
         ways = (
-            partial(mc_predict, model, x, samples, batch_size=batch, verbose=0),
+            partial(mc_predict, model, x, samples=samples, batch_size=batch, verbose=0),
             partial(by_hand, call, x, samples, fold, batch),
         )
         ratios = []
