@@ -3,24 +3,18 @@
     python benchmarks/clothing.py --json benchmarks/results/clothing.json
 
 SqueezeNet from ImageNet on photographs of clothes (see _clothing.py), a few images of
-each of ten classes, 18 epochs in batches of 32 with Adam. Every arm is tried at several
-base rates on the first seed; the two rates with the best validation accuracy there are
-then trained on the other seeds, and what is reported is the rate that is best on all
-validation images. Test images are looked at once, for the table.
-
-What has been measured stays in the file, fit by fit: a run that was interrupted goes
-on, and `--arm`, `--per-class` and `--seeds` add to it. `seconds` is by the clock, with
-nothing else running if the machine was quiet; `processor_seconds` counts all threads.
+each of ten classes, 18 epochs in batches of 32 with Adam, over a grid of base rates
+(see _grid.py). Rates are chosen on validation images; test images are for the tables
+only. `seconds` is by the clock, with nothing else running if the machine was quiet;
+`processor_seconds`, which the tables show, counts all threads.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 from pathlib import Path
 
-import numpy as np
+import _grid
 from _clothing import EPOCHS, compiled, run
 
 from keras_finetune import (
@@ -30,7 +24,7 @@ from keras_finetune import (
     fine_tune,
 )
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 HEAD_EPOCHS = EPOCHS // 3
 
 
@@ -80,88 +74,31 @@ ARMS = {
 }
 
 
-def measure(records, path, arms, per_class, seeds, rates):
-    """Add what is missing to the records, and write them after each fit."""
-    for name in arms:
-        chosen = rates
-        for i, seed in enumerate(seeds):
-            if i == 1:
-                chosen = best_rates(records, name, per_class, seeds[0])
-            for rate in chosen:
-                key = {"per_class": per_class, "arm": name, "rate": rate, "seed": seed}
-                if any(key.items() <= record.items() for record in records):
-                    continue
-                record = {**key, **run(ARMS[name], per_class, rate, seed)}
-                print(record, flush=True)
-                records.append(record)
-                if path:
-                    path.write_text(json.dumps(records, indent=1) + "\n")
-
-
-def best_rates(records, arm, per_class, seed, count=2):
-    """The rates with the best validation accuracy on one seed."""
-    found = [
-        (r["validation"], r["rate"])
-        for r in records
-        if (r["arm"], r["per_class"], r["seed"]) == (arm, per_class, seed)
-    ]
-    return [rate for _, rate in sorted(found, reverse=True)[:count]]
-
-
-def table(records):
-    """Rows of a Markdown table: each arm at the rate that is best on validation."""
-    for per_class in sorted({r["per_class"] or 0 for r in records}):
-        some = [r for r in records if (r["per_class"] or 0) == per_class]
-        size = f"{per_class or 'all'} a class"
-        yield f"| {size} | rate | validation | test | seconds | fits |"
-        yield "|---|---|---|---|---|---|"
-        for arm in dict.fromkeys(r["arm"] for r in some):
-            of_arm = [r for r in some if r["arm"] == arm]
-            rates = {
-                r["rate"]: [s for s in of_arm if s["rate"] == r["rate"]] for r in of_arm
-            }
-            most = max(map(len, rates.values()))
-            rates = {rate: rs for rate, rs in rates.items() if len(rs) == most}
-            best = max(rates, key=lambda rate: mean(rates[rate], "validation")[0])
-            chosen = rates[best]
-            cells = [
-                f"{best:g}",
-                "{:.3f} ± {:.3f}".format(*mean(chosen, "validation")),
-                "{:.3f} ± {:.3f}".format(*mean(chosen, "test")),
-                "{:.0f}".format(mean(chosen, "processor_seconds")[0]),
-                str(len(chosen)),
-            ]
-            yield f"| {arm} | " + " | ".join(cells) + " |"
-        yield ""
-
-
-def mean(records, key):
-    values = [record[key] for record in records]
-    error = np.std(values, ddof=1) / math.sqrt(len(values)) if values[1:] else np.nan
-    return float(np.mean(values)), float(error)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--arm", choices=ARMS, action="append")
     parser.add_argument("--per-class", type=int, default=20, help="0 for all")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
-    parser.add_argument("--table", action="store_true", help="only print the table")
+    parser.add_argument("--table", action="store_true", help="only print the tables")
     arguments = parser.parse_args()
-    path = arguments.json
-    records = json.loads(path.read_text()) if path and path.is_file() else []
+    records = _grid.load(arguments.json)
     if not arguments.table:
-        measure(
+        per_class = arguments.per_class or None
+        _grid.measure(
             records,
-            path,
+            arguments.json,
+            {"per_class": per_class},
             arguments.arm or ARMS,
-            arguments.per_class or None,
-            range(arguments.seeds),
+            lambda arm, rate, seed: run(ARMS[arm], per_class, rate, seed),
+            arguments.seeds,
             arguments.rates,
         )
-    print("\n".join(table(records)))
+    for size in dict.fromkeys(record["per_class"] for record in records):
+        some = [record for record in records if record["per_class"] == size]
+        print(f"{size or 'all'} images a class\n")
+        print("\n".join([*_grid.table(some), "", *_grid.by_rate(some), ""]))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keras_finetune import _checks
@@ -17,7 +17,11 @@ from keras_finetune.callbacks import (
 
 
 def fine_tune(
-    epochs: int, *, recipe: str = "default", cache: bool = False
+    epochs: int,
+    *,
+    recipe: str = "default",
+    rates: Sequence[float] | None = None,
+    cache: bool = False,
 ) -> list[Any]:
     """Return the callbacks of a recipe, for `model.fit(callbacks=...)`.
 
@@ -27,7 +31,8 @@ def fine_tune(
     that make it by hand.
 
     - `"lp-ft"`: the head alone for a third of the epochs, then all groups at a tenth of
-      the rate; in either part the rate rises and falls along a cosine.
+      the rate, or at the second of `rates`; in either part the rate rises and falls
+      along a cosine.
     - `"ulmfit"`: one more group each epoch, the rate of each group 2.6 times that of
       the one below, under a slanted triangle.
     - `"layer-decay"`: all layers from the start, with rates that fall by 0.65 from
@@ -45,6 +50,10 @@ def fine_tune(
         epochs: The epochs that `fit` will run, at least 1; `"lp-ft"` and `"fastai"`
             need 2.
         recipe: The name of a recipe.
+        rates: For `"lp-ft"`: the base rates of its two stages, such as
+            `find_learning_rate(..., stage="each")` suggests. Compile with the first.
+            A new head bears a far higher rate than what was pre-trained, and how far
+            depends on the task. Defaults to the rate of `compile` and a tenth of it.
         cache: Whether to compute the features of frozen groups once a row, with a
             `FeatureCache`: for `"lp-ft"`, `"ulmfit"` and `"fastai"`, where some are
             frozen at first. The model must have a graph, that is, no `call` of its
@@ -83,7 +92,32 @@ def fine_tune(
             f"The recipe {name!r} freezes no group as a whole, so there is nothing to "
             f"cache. Received: cache={cache!r}"
         )
-    return [*_RECIPES[name](epochs), *([FeatureCache()] if cache else [])]
+    callbacks = _RECIPES[name](epochs)
+    if rates is not None:
+        callbacks[0] = _probe(epochs, _factor(name, rates))
+    return [*callbacks, *([FeatureCache()] if cache else [])]
+
+
+def _factor(name: str, rates: Any) -> float:
+    """Return what the second of two rates is to the first."""
+    if name != "lp-ft":
+        raise ValueError(
+            "Argument `rates` is for the recipe 'lp-ft', whose two stages differ. "
+            f"Received: rates={rates!r}, recipe={name!r}"
+        )
+    if not isinstance(rates, (list, tuple)) or len(rates) != 2:
+        raise TypeError(
+            "Argument `rates` must be a list of two learning rates: for the head, and "
+            f"for everything. Received: rates={rates!r}"
+        )
+    first, second = (_checks.number("rates", r, 0.0, exclusive=True) for r in rates)
+    return second / first
+
+
+def _probe(epochs: int, factor: float = 0.1) -> GradualUnfreeze:
+    """Return two stages: the head, then everything at `factor` times the rate."""
+    every = [max(1, round(epochs / 3))]
+    return GradualUnfreeze(2, every=every, learning_rate_factor=factor)
 
 
 def _cosine(**arguments: Any) -> OneCycle:
@@ -92,10 +126,7 @@ def _cosine(**arguments: Any) -> OneCycle:
 
 
 _RECIPES: Mapping[str, Callable[[int], list[Any]]] = {
-    "lp-ft": lambda epochs: [
-        GradualUnfreeze(2, every=[max(1, round(epochs / 3))], learning_rate_factor=0.1),
-        _cosine(per="stage"),
-    ],
+    "lp-ft": lambda epochs: [_probe(epochs), _cosine(per="stage")],
     "ulmfit": lambda epochs: [
         GradualUnfreeze(every=1),
         DiscriminativeLR(2.6),

@@ -1,0 +1,108 @@
+"""Ways of fine-tuning over a grid of base rates: measured, kept, and put into a table.
+
+Every arm is tried at all rates on the first seed. The two rates with the best
+validation accuracy there are then trained on the other seeds, and what is reported is
+the rate that is best on all validation images. What has been measured stays in the
+file, fit by fit: a run that was interrupted goes on, and more arms or seeds add to it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Record = dict[str, Any]
+
+
+def load(path: Path | None) -> list[Record]:
+    return json.loads(path.read_text()) if path and path.is_file() else []
+
+
+def measure(
+    records: list[Record],
+    path: Path | None,
+    case: Record,
+    arms: Iterable[str],
+    run: Callable[[str, float, int], Record],
+    seeds: int,
+    rates: Sequence[float],
+) -> None:
+    """Add what is missing to the records, and write them after each fit.
+
+    Args:
+        records: What has been measured.
+        path: The file to write.
+        case: What tells these fits from others in the same file.
+        arms: Names of ways.
+        run: Trains by a way, at a rate, with a seed.
+        seeds: How many.
+        rates: The base rates of the first seed.
+    """
+    for arm in arms:
+        for seed in range(seeds):
+            chosen = _best_rates(records, case, arm) if seed else rates
+            for rate in chosen:
+                key = {**case, "arm": arm, "rate": rate, "seed": seed}
+                if any(key.items() <= record.items() for record in records):
+                    continue
+                record = {**key, **run(arm, rate, seed)}
+                print(record, flush=True)
+                records.append(record)
+                if path:
+                    path.write_text(json.dumps(records, indent=1) + "\n")
+
+
+def _best_rates(records: list[Record], case: Record, arm: str) -> list[float]:
+    """The two rates with the best validation accuracy on the first seed."""
+    key = {**case, "arm": arm, "seed": 0}
+    first = [(r["validation"], r["rate"]) for r in records if key.items() <= r.items()]
+    return [rate for _, rate in sorted(first, reverse=True)[:2]]
+
+
+def table(records: list[Record]) -> Iterator[str]:
+    """Rows of a Markdown table: each arm at the rate that is best on validation."""
+    yield "| way | rate | validation | test | seconds | seeds |"
+    yield "|---|---|---|---|---|---|"
+    for arm in dict.fromkeys(r["arm"] for r in records):
+        of_arm = [r for r in records if r["arm"] == arm]
+        rates = {
+            rate: [r for r in of_arm if r["rate"] == rate]
+            for rate in sorted({r["rate"] for r in of_arm})
+        }
+        most = max(map(len, rates.values()))
+        rates = {rate: some for rate, some in rates.items() if len(some) == most}
+        best = max(rates, key=lambda rate: mean(rates[rate], "validation")[0])
+        chosen = rates[best]
+        cells = [
+            f"{best:g}",
+            "{:.3f} ± {:.3f}".format(*mean(chosen, "validation")),
+            "{:.3f} ± {:.3f}".format(*mean(chosen, "test")),
+            "{:.0f}".format(mean(chosen, "processor_seconds")[0]),
+            str(len(chosen)),
+        ]
+        yield f"| {arm} | " + " | ".join(cells) + " |"
+
+
+def by_rate(records: list[Record]) -> Iterator[str]:
+    """Rows of a Markdown table: test accuracy of each arm at every rate, first seed."""
+    rates = sorted({r["rate"] for r in records if r["seed"] == 0})
+    yield "| way | " + " | ".join(f"{rate:g}" for rate in rates) + " |"
+    yield "|---" * (len(rates) + 1) + "|"
+    for arm in dict.fromkeys(r["arm"] for r in records):
+        found = {
+            r["rate"]: r["test"] for r in records if (r["arm"], r["seed"]) == (arm, 0)
+        }
+        cells = (f"{found[rate]:.3f}" if rate in found else "" for rate in rates)
+        yield f"| {arm} | " + " | ".join(cells) + " |"
+
+
+def mean(records: list[Record], key: str) -> tuple[float, float]:
+    """The mean and its standard error."""
+    values = [record[key] for record in records]
+    error = np.std(values, ddof=1) / math.sqrt(len(values)) if values[1:] else np.nan
+    return float(np.mean(values)), float(error)
