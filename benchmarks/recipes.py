@@ -44,7 +44,6 @@ def score(on, recipe):
             y,
             callbacks=callbacks,
             batch_size=on.batch_size,
-            steps=50,
             stage=stage,
         )
         return found.suggestion or FALLBACK

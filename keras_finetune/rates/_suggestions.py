@@ -100,18 +100,27 @@ def minimum(rates: Array, losses: Array) -> float:
     return float(rates[np.argmin(losses)]) / 10
 
 
-def centred(losses: Array, beta: float = 0.8) -> Array:
+def centred(losses: Array) -> Array:
     """Return losses smoothed from both sides, so that nothing is late.
 
     An exponential average says with a rate what was true many rates before. One that
-    runs forwards and one that runs backwards are late and early by as much. Losses
-    that explode are cut off, at as much above the start as the lowest is below: the
-    average that runs backwards would carry them far.
+    runs forwards and one that runs backwards are late and early by as much.
+    """
+    return _both_ways(_bounded(losses))
+
+
+def _both_ways(values: Array, beta: float = 0.8) -> Array:
+    back = smoothed(values[::-1], beta)[::-1]
+    return np.asarray((smoothed(values, beta) + back) / 2)
+
+
+def _bounded(losses: Array) -> Array:
+    """Return losses cut off as far above the start as the lowest is below.
+
+    The average that runs backwards would carry an explosion far.
     """
     start = float(np.mean(losses[: _early(losses)]))
-    cut = np.minimum(losses, start + (start - np.min(losses)))
-    back = smoothed(cut[::-1], beta)[::-1]
-    return np.asarray((smoothed(cut, beta) + back) / 2)
+    return np.minimum(losses, start + (start - np.min(losses)))
 
 
 def _early(losses: Array) -> int:
@@ -119,20 +128,26 @@ def _early(losses: Array) -> int:
     return max(3, len(losses) // 3)
 
 
-def change(losses: Array, baseline: Array | None) -> Array:
-    """Return what learning has done to each batch's loss, as far as that is known.
+def corrected(losses: Array, baseline: Array | None) -> Array:
+    """Return finite losses without what makes a batch hard, as far as that shows.
 
-    Batches are hard or easy; the same batch without learning tells how hard this one
-    is. Where the baseline is not of the same batches (data that cannot be read twice in
-    one order), which the first rates show, the losses themselves have to do.
+    The loss of the same batch without learning, the baseline, tells how hard it is. As
+    much of it is taken away as shows in the losses nearby, a control variate: all at
+    rates that change little; nothing where a network has broken down and predicts the
+    same for any input, nor if the baseline is of other batches, because the data
+    cannot be read twice in one order.
     """
-    if baseline is None or len(baseline) < len(losses):
+    n = len(losses)
+    if baseline is None or n == 0 or not np.all(np.isfinite(baseline[:n])):
         return losses
-    difference = losses - baseline[: len(losses)]
-    early = _early(losses)
-    if not np.std(difference[:early]) <= 0.5 * np.std(losses[:early]):
+    if len(baseline) < n:
         return losses
-    return np.asarray(difference)
+    baseline, bounded = baseline[:n], _bounded(losses)
+    hardness = baseline - _both_ways(baseline)
+    common = _both_ways(hardness * (bounded - _both_ways(bounded)))
+    spread = _both_ways(hardness**2)
+    shown = np.clip(common / np.maximum(spread, np.finfo("float64").tiny), 0.0, 1.0)
+    return np.asarray(losses - shown * (baseline - np.mean(baseline)))
 
 
 def ours(rates: Array, losses: Array) -> float:

@@ -78,13 +78,13 @@ class RateSearch:
         if baseline is not None:
             baseline = np.asarray(baseline, "float64")
         kept, curve = _suggestions.usable(rates, smoothed, steps)
-        change = _suggestions.change(losses, baseline)[steps // 10 :]
-        change = change[: _finite(change)]
-        reason = _suggestions.why_none(change, len(kept), len(losses) == steps)
+        finite = losses[: _finite(losses)]
+        fair = _suggestions.corrected(finite, baseline)[steps // 10 :]
+        reason = _suggestions.why_none(fair, len(kept), len(losses) == steps)
         suggestions: dict[str, float] = {}
         if reason is None:
             suggestions = {
-                "ours": _suggestions.ours(rates[steps // 10 :][: len(change)], change),
+                "ours": _suggestions.ours(rates[steps // 10 :][: len(fair)], fair),
                 "valley": _suggestions.valley(kept, curve),
                 "steepest": _suggestions.steepest(kept, curve),
                 "minimum": _suggestions.minimum(kept, curve),
