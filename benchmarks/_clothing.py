@@ -107,6 +107,8 @@ def accuracy(model, x, y):
 def run(arm, per_class, rate, seed):
     """Train one network by one arm, a function of `(model, fit, rate)`.
 
+    `fit` knows the images and labels, as `fit.x` and `fit.y`.
+
     Returns:
         The accuracy on the validation and on the test images, and the seconds of
         training by the clock and of all processors.
@@ -120,6 +122,7 @@ def run(arm, per_class, rate, seed):
         arguments = {"batch_size": BATCH, "verbose": 0, **arguments}
         return model.fit(x, y, epochs=epochs, callbacks=list(callbacks), **arguments)
 
+    fit.x, fit.y = x, y
     clock, processors = time.perf_counter(), time.process_time()
     arm(model, fit, rate)
     seconds = time.perf_counter() - clock, time.process_time() - processors

@@ -28,9 +28,9 @@ def measure(
     path: Path | None,
     case: Record,
     arms: Iterable[str],
-    run: Callable[[str, float, int], Record],
+    run: Callable[[str, float | None, int], Record],
     seeds: int,
-    rates: Sequence[float],
+    rates: Sequence[float | None],
 ) -> None:
     """Add what is missing to the records, and write them after each fit.
 
@@ -41,7 +41,7 @@ def measure(
         arms: Names of ways.
         run: Trains by a way, at a rate, with a seed.
         seeds: How many.
-        rates: The base rates of the first seed.
+        rates: The base rates of the first seed; `None` for ways that find their own.
     """
     for arm in arms:
         for seed in range(seeds):
@@ -57,11 +57,11 @@ def measure(
                     path.write_text(json.dumps(records, indent=1) + "\n")
 
 
-def _best_rates(records: list[Record], case: Record, arm: str) -> list[float]:
+def _best_rates(records: list[Record], case: Record, arm: str) -> list[float | None]:
     """The two rates with the best validation accuracy on the first seed."""
     key = {**case, "arm": arm, "seed": 0}
     first = [(r["validation"], r["rate"]) for r in records if key.items() <= r.items()]
-    return [rate for _, rate in sorted(first, reverse=True)[:2]]
+    return [rate for _, rate in sorted(first, key=lambda x: x[0])[:-3:-1]]
 
 
 def table(records: list[Record]) -> Iterator[str]:
@@ -72,14 +72,14 @@ def table(records: list[Record]) -> Iterator[str]:
         of_arm = [r for r in records if r["arm"] == arm]
         rates = {
             rate: [r for r in of_arm if r["rate"] == rate]
-            for rate in sorted({r["rate"] for r in of_arm})
+            for rate in dict.fromkeys(r["rate"] for r in of_arm)
         }
         most = max(map(len, rates.values()))
         rates = {rate: some for rate, some in rates.items() if len(some) == most}
         best = max(rates, key=lambda rate: mean(rates[rate], "validation")[0])
         chosen = rates[best]
         cells = [
-            f"{best:g}",
+            "found" if best is None else f"{best:g}",
             "{:.3f} ± {:.3f}".format(*mean(chosen, "validation")),
             "{:.3f} ± {:.3f}".format(*mean(chosen, "test")),
             "{:.0f}".format(mean(chosen, "processor_seconds")[0]),
@@ -90,10 +90,10 @@ def table(records: list[Record]) -> Iterator[str]:
 
 def by_rate(records: list[Record]) -> Iterator[str]:
     """Rows of a Markdown table: test accuracy of each arm at every rate, first seed."""
-    rates = sorted({r["rate"] for r in records if r["seed"] == 0})
+    rates = sorted({r["rate"] for r in records if r["seed"] == 0} - {None})
     yield "| way | " + " | ".join(f"{rate:g}" for rate in rates) + " |"
     yield "|---" * (len(rates) + 1) + "|"
-    for arm in dict.fromkeys(r["arm"] for r in records):
+    for arm in dict.fromkeys(r["arm"] for r in records if r["rate"] is not None):
         found = {
             r["rate"]: r["test"] for r in records if (r["arm"], r["seed"]) == (arm, 0)
         }

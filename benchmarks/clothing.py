@@ -15,16 +15,17 @@ import argparse
 from pathlib import Path
 
 import _grid
-from _clothing import EPOCHS, compiled, run
+from _clothing import BATCH, EPOCHS, compiled, run
 
 from keras_finetune import (
     DiscriminativeLR,
     FeatureCache,
     GradualUnfreeze,
+    find_learning_rate,
     fine_tune,
 )
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 HEAD_EPOCHS = EPOCHS // 3
 
 
@@ -55,29 +56,37 @@ def with_callbacks(make):
     return arm
 
 
+def found(model, fit, rate):
+    """`fine_tune`, each stage at the rate that a search suggests; nothing to choose."""
+    stages = find_learning_rate(
+        compiled(model, 1e-3),
+        fit.x,
+        fit.y,
+        callbacks=fine_tune(EPOCHS),
+        batch_size=BATCH,
+        stage="each",
+    )
+    rates = [stage.suggestion or 1e-3 for stage in stages]
+    callbacks = [*fine_tune(EPOCHS, rates=rates), FeatureCache(verbose=0)]
+    fit(compiled(model, rates[0]), EPOCHS, callbacks)
+
+
 ARMS = {
     "everything at one rate": everything,
     "head only": head_only,
     "two fits by hand": two_fits,
-    "GradualUnfreeze()": with_callbacks(lambda: [GradualUnfreeze()]),
-    "DiscriminativeLR()": with_callbacks(lambda: [DiscriminativeLR()]),
-    "both": with_callbacks(lambda: [GradualUnfreeze(), DiscriminativeLR()]),
-    "both, FeatureCache()": with_callbacks(
+    "stages and rates": with_callbacks(
         lambda: [GradualUnfreeze(), DiscriminativeLR(), FeatureCache(verbose=0)]
     ),
-    **{
-        f"fine_tune, {name}": with_callbacks(
-            lambda name=name: fine_tune(EPOCHS, recipe=name)
-        )
-        for name in ("lp-ft", "ulmfit", "layer-decay", "fastai")
-    },
+    "fine_tune, fastai": with_callbacks(lambda: fine_tune(EPOCHS, recipe="fastai")),
 }
+FOUND = {"fine_tune, rates found": found}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--arm", choices=ARMS, action="append")
+    parser.add_argument("--arm", choices=[*FOUND, *ARMS], action="append")
     parser.add_argument("--per-class", type=int, default=20, help="0 for all")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
@@ -86,15 +95,16 @@ def main():
     records = _grid.load(arguments.json)
     if not arguments.table:
         per_class = arguments.per_class or None
-        _grid.measure(
-            records,
-            arguments.json,
-            {"per_class": per_class},
-            arguments.arm or ARMS,
-            lambda arm, rate, seed: run(ARMS[arm], per_class, rate, seed),
-            arguments.seeds,
-            arguments.rates,
-        )
+        for arms, rates in ((FOUND, [None]), (ARMS, arguments.rates)):
+            _grid.measure(
+                records,
+                arguments.json,
+                {"per_class": per_class},
+                [arm for arm in arms if arm in (arguments.arm or arms)],
+                lambda arm, *how, arms=arms: run(arms[arm], per_class, *how),
+                arguments.seeds,
+                rates,
+            )
     for size in dict.fromkeys(record["per_class"] for record in records):
         some = [record for record in records if record["per_class"] == size]
         print(f"{size or 'all'} images a class\n")
