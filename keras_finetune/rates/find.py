@@ -154,26 +154,24 @@ def find_learning_rate(
             "class_weight": class_weight,
         },
     )
-    found = [_search(model, data, taking_part, one, last, rates) for one in stages]
+    sweeps = [Sweep(rates) for _ in stages]
+    for one, sweep in zip(stages, sweeps, strict=True):
+        _run(model, data, taking_part, one, last, sweep)
+    # The same batches and masks with next to no learning: the generators are back. One
+    # for all stages, with what trains in the first, which takes the least time.
+    still = Sweep([rates[0]] * max(len(sweep.rates) for sweep in sweeps))
+    _run(model, data, taking_part, 0, last, still)
+    found = [
+        RateSearch.of(
+            sweep.rates,
+            sweep.losses,
+            still.losses[: len(sweep.losses)],
+            steps=steps,
+            stage=one,
+        )
+        for one, sweep in zip(stages, sweeps, strict=True)
+    ]
     return found if stage == "each" else found[0]
-
-
-def _search(
-    model: Any,
-    data: Data,
-    callbacks: Sequence[Any],
-    stage: int,
-    last: int,
-    rates: Sequence[float],
-) -> RateSearch:
-    sweep = Sweep(rates)
-    _run(model, data, callbacks, stage, last, sweep)
-    # The same batches and masks with next to no learning: the generators are back.
-    still = Sweep([rates[0]] * len(sweep.rates))
-    _run(model, data, callbacks, stage, last, still)
-    return RateSearch.of(
-        sweep.rates, sweep.losses, still.losses, steps=len(rates), stage=stage
-    )
 
 
 def _run(
