@@ -169,6 +169,40 @@ def find_rate(results):
     return "\n".join(lines)
 
 
+RECIPES = ("lp-ft", "lp-ft, one rate", "ulmfit", "layer-decay", "fastai", "full")
+CHOOSING = (1, 2)  # the seeds whose validation images chose the default
+
+
+def recipes(results):
+    """The recipes of `recipes.py`: test accuracies in percent, and what chose one."""
+    rows = results["rows"]
+
+    def cell(values, of_seeds):
+        if not values:
+            return ""
+        mean = f"{100 * np.mean(values):.1f}"
+        if len(values) == 1 or not of_seeds:
+            return mean
+        return f"{mean} ± {100 * np.std(values, ddof=1) / len(values) ** 0.5:.1f}"
+
+    def line(name, of, key):
+        cells = (
+            cell([row[key] for row in of if row["recipe"] == recipe], key == "test")
+            for recipe in RECIPES
+        )
+        return f"| {name} | " + " | ".join(cells) + " |"
+
+    reported = [row for row in rows if row["seed"] not in CHOOSING]
+    chosen_by = [row for row in rows if row["seed"] in CHOOSING]
+    lines = ["| | " + " | ".join(RECIPES) + " |", "|---" * (len(RECIPES) + 1) + "|"]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        of = [row for row in reported if row["task"] == task]
+        seeds = len({row["seed"] for row in of})
+        lines.append(line(f"{task} ({seeds} seeds)", of, "test"))
+    lines.append(line("validation, other seeds", chosen_by, "validation"))
+    return "\n".join(lines)
+
+
 # By the name of a table: the page that shows it, the results, and what makes it.
 TABLES = {
     "detection": (

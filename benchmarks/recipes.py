@@ -15,18 +15,16 @@ are kept in results/recipes.json, fit by fit: a run that was interrupted goes on
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 
 import _clothing
+from _tables import RECIPES, recipes
 from find_rate import EPOCHS, cases
 
 from keras_finetune import SlantedTriangular, find_learning_rate, fine_tune
 from keras_finetune._engine import backend, keras
 
 RESULTS = Path(__file__).resolve().parent / "results" / "recipes.json"
-RECIPES = ("lp-ft", "lp-ft, one rate", "ulmfit", "layer-decay", "fastai", "full")
-CHOOSING = (1, 2)
 FALLBACK = 1e-3
 
 
@@ -69,32 +67,6 @@ def score(on, recipe):
     return {"rates": rates, "validation": reached[0], "test": reached[1]}
 
 
-def table(rows):
-    """A row for each recipe, a column for each task, and what they were chosen by."""
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    lines = [
-        "| recipe | " + " | ".join(tasks) + " | chosen by |",
-        "|---" * (len(tasks) + 2) + "|",
-    ]
-    for recipe in RECIPES:
-        of = [row for row in rows if row["recipe"] == recipe]
-        cells = []
-        for task in tasks:
-            found = [
-                row["test"]
-                for row in of
-                if row["task"] == task and row["seed"] not in CHOOSING
-            ]
-            error = ""
-            if len(found) > 1:
-                error = f" ± {statistics.stdev(found) / len(found) ** 0.5:.3f}"
-            cells.append(f"{statistics.mean(found):.3f}{error}" if found else "")
-        chosen = [row["validation"] for row in of if row["seed"] in CHOOSING]
-        by = f"{statistics.mean(chosen):.3f}" if chosen else ""
-        lines.append(f"| {recipe} | " + " | ".join(cells) + f" | {by} |")
-    return "\n".join(lines)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=4)
@@ -104,7 +76,7 @@ def main():
     options = parser.parse_args()
     rows = json.loads(options.out.read_text())["rows"] if options.out.is_file() else []
     if options.render:
-        print(table(rows))
+        print(recipes({"rows": rows}))
         return
     done = {(row["task"], row["seed"], row["recipe"]) for row in rows}
 
@@ -128,7 +100,7 @@ def main():
             )
             rows.append(row)
             options.out.write_text(json.dumps({"lane": lane, "rows": rows}) + "\n")
-    print(table(rows))
+    print(recipes({"rows": rows}))
 
 
 if __name__ == "__main__":
