@@ -19,6 +19,7 @@ def example(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.backend("tensorflow")
 def test_the_demo_prints_short_lines_one_table_and_one_sentence(
     example, tmp_path, monkeypatch, capsys
