@@ -20,7 +20,7 @@ help:
 	@echo "make demo         four ways to fine-tune, compared on handwritten digits"
 	@echo "make demo DATA=FOLDER   the same on photographs: docs/demo.md"
 	@echo "make dev          an environment to work in, .venv-dev"
-	@echo "make check        lint and the fast tests in .venv-dev, within two minutes"
+	@echo "make check        lint and the fast tests in .venv-dev, one case each"
 	@echo "make test         the whole suite in every lane of setup.cfg"
 	@echo "make test-LANE    the suite in one lane, such as make test-keras3-jax"
 	@echo "make test-zoo     published models, in environments of their own"
@@ -39,7 +39,7 @@ check: $(DEV_VENV)/.dev
 	ruff check && ruff format --check && mypy && lint-imports && \
 	CUDA_VISIBLE_DEVICES=-1 KERAS_BACKEND=tensorflow TF_USE_LEGACY_KERAS=0 \
 	KERAS_HOME=$(abspath $(DEV_VENV))/keras MPLBACKEND=agg TF_CPP_MIN_LOG_LEVEL=2 \
-	python -m pytest -m "not slow" $(ARGS)
+	KERAS_FINETUNE_LANE=check python -m pytest -m "not slow" $(ARGS)
 
 test: $(TOX)
 	@$(PYTHON) tools/run_lanes.py --tox $(abspath $(TOX)) --jobs $(JOBS) -- $(ARGS)

@@ -67,6 +67,7 @@ CASES = {
     "keras3-torch": 1,
     "keras3-oldest": 1,
     "tf-keras": 1,
+    "check": 1,  # `make check`
 }
 # The lanes, one of each Keras, of tests that are marked `once`.
 ONCE = ("keras3-tensorflow", "keras2-addons")

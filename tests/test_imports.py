@@ -10,16 +10,16 @@ from keras_finetune import _engine
 
 MEASURE = """
 import json, os, sys, time
+start = time.process_time()
 if os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true"):
     import tf_keras
 else:
     import keras
-before = set(sys.modules)
-start = time.perf_counter()
+before, end = set(sys.modules), time.process_time()
 import keras_finetune
-seconds = time.perf_counter() - start
+share = (time.process_time() - end) / (end - start)
 new = sorted(set(sys.modules) - before)
-print(json.dumps({"seconds": seconds, "new": new}))
+print(json.dumps({"share": share, "new": new}))
 """
 
 TRAIN = """
@@ -98,11 +98,7 @@ def test_training_and_predicting_import_no_other_backend():
         assert not other & {name.partition(".")[0] for name in found["loaded"]}
 
 
-def test_import_takes_under_300_milliseconds(first_import):
-    # The best of five: the first may compile bytecode or wait for a busy disk.
-    seconds = first_import["seconds"]
-    for _ in range(4):
-        if seconds < 0.3:
-            break
-        seconds = min(seconds, measure()["seconds"])
-    assert seconds < 0.3
+def test_import_takes_a_fraction_of_what_keras_takes(first_import):
+    # Seconds of the processor, beside those of Keras in the same process, so that the
+    # speed of the machine does not matter. The first import may compile bytecode.
+    assert min(first_import["share"], measure()["share"]) < 0.15
