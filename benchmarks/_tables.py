@@ -195,10 +195,11 @@ def recipes(results):
     reported = [row for row in rows if row["seed"] not in CHOOSING]
     chosen_by = [row for row in rows if row["seed"] in CHOOSING]
     lines = ["| | " + " | ".join(RECIPES) + " |", "|---" * (len(RECIPES) + 1) + "|"]
-    for task in dict.fromkeys(row["task"] for row in rows):
+    for task in dict.fromkeys(row["task"] for row in reported):
         of = [row for row in reported if row["task"] == task]
         seeds = len({row["seed"] for row in of})
-        lines.append(line(f"{task} ({seeds} seeds)", of, "test"))
+        count = f"{seeds} seed" + "s" * (seeds != 1)
+        lines.append(line(f"{task} ({count})", of, "test"))
     lines.append(line("validation images, other seed", chosen_by, "validation"))
     return "\n".join(lines)
 
@@ -237,6 +238,7 @@ TABLES = {
         "find_rate.json",
         find_rate,
     ),
+    "recipes": ("features/fine_tune.md", "recipes.json", recipes),
     "coverage": ("recipes/regression.md", "coverage.json", coverage),
 }
 
