@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import io
 import itertools
-import time
 
+import _grid
 import numpy as np
 from _data import load
 from PIL import Image
@@ -99,36 +99,8 @@ def compiled(model, rate):
     return model
 
 
-def accuracy(model, x, y):
-    scores = model.predict(x, batch_size=128, verbose=0)
-    return float(np.mean(np.argmax(scores, -1) == y))
-
-
 def run(arm, per_class, rate, seed):
-    """Train one network by one arm, a function of `(model, fit, rate)`.
-
-    `fit` knows the images and labels, as `fit.x` and `fit.y`.
-
-    Returns:
-        The accuracy on the validation and on the test images, and the seconds of
-        training by the clock and of all processors.
-    """
+    """Train one network by one arm; see `_grid.trained`."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    (x, y), validation, test = task(per_class, seed)
-    model = network()
-
-    def fit(model, epochs, callbacks=(), **arguments):
-        arguments = {"batch_size": BATCH, "verbose": 0, **arguments}
-        return model.fit(x, y, epochs=epochs, callbacks=list(callbacks), **arguments)
-
-    fit.x, fit.y = x, y
-    clock, processors = time.perf_counter(), time.process_time()
-    arm(model, fit, rate)
-    seconds = time.perf_counter() - clock, time.process_time() - processors
-    return {
-        "validation": accuracy(model, *validation),
-        "test": accuracy(model, *test),
-        "seconds": round(seconds[0], 1),
-        "processor_seconds": round(seconds[1], 1),
-    }
+    return _grid.trained(arm, network(), task(per_class, seed), rate, BATCH)

@@ -8,8 +8,10 @@ file, fit by fit: a run that was interrupted goes on, and more arms or seeds add
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,63 @@ import numpy as np
 Record = dict[str, Any]
 
 
+def parser(doc: str, arms: Iterable[str], rates: Sequence[float]) -> Any:
+    """The arguments that all studies have."""
+    made = argparse.ArgumentParser(description=doc.splitlines()[0])
+    made.add_argument("--json", type=Path)
+    made.add_argument("--arm", choices=[*arms], action="append")
+    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--rates", type=float, nargs="+", default=rates)
+    made.add_argument("--table", action="store_true", help="only print the tables")
+    return made
+
+
 def load(path: Path | None) -> list[Record]:
     return json.loads(path.read_text()) if path and path.is_file() else []
+
+
+def trained(
+    arm: Callable[..., None],
+    model: Any,
+    parts: Sequence[tuple[Any, Any]],
+    rate: float | None,
+    batch_size: int,
+) -> Record:
+    """Train by one arm, a function of `(model, fit, rate)`.
+
+    Args:
+        arm: `fit(model, epochs, callbacks, **arguments)` is given to it, and knows the
+            images and labels, as `fit.x` and `fit.y`.
+        model: The network.
+        parts: Images and labels to train on, to choose by, and to test on.
+        rate: The base rate.
+        batch_size: Of the fits.
+
+    Returns:
+        The accuracy on the images to choose by and on test images, and the seconds of
+        training by the clock and of all processors.
+    """
+    (x, y), validation, test = parts
+
+    def fit(model: Any, epochs: int, callbacks: Any = (), **arguments: Any) -> Any:
+        arguments = {"batch_size": batch_size, "verbose": 0, **arguments}
+        return model.fit(x, y, epochs=epochs, callbacks=list(callbacks), **arguments)
+
+    fit.x, fit.y = x, y  # type: ignore[attr-defined]
+    clock, processors = time.perf_counter(), time.process_time()
+    arm(model, fit, rate)
+    seconds = time.perf_counter() - clock, time.process_time() - processors
+    return {
+        "validation": accuracy(model, *validation),
+        "test": accuracy(model, *test),
+        "seconds": round(seconds[0], 1),
+        "processor_seconds": round(seconds[1], 1),
+    }
+
+
+def accuracy(model: Any, x: Any, y: Any) -> float:
+    scores = model.predict(x, batch_size=128, verbose=0)
+    return float(np.mean(np.argmax(scores, -1) == y))
 
 
 def measure(

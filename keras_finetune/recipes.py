@@ -92,9 +92,10 @@ def fine_tune(
             f"The recipe {name!r} freezes no group as a whole, so there is nothing to "
             f"cache. Received: cache={cache!r}"
         )
-    callbacks = _RECIPES[name](epochs)
-    if rates is not None:
-        callbacks[0] = _probe(epochs, _factor(name, rates))
+    if rates is None:
+        callbacks = _RECIPES[name](epochs)
+    else:
+        callbacks = _lp_ft(epochs, _factor(name, rates))
     return [*callbacks, *([FeatureCache()] if cache else [])]
 
 
@@ -114,19 +115,22 @@ def _factor(name: str, rates: Any) -> float:
     return second / first
 
 
-def _probe(epochs: int, factor: float = 0.1) -> GradualUnfreeze:
-    """Return two stages: the head, then everything at `factor` times the rate."""
-    every = [max(1, round(epochs / 3))]
-    return GradualUnfreeze(2, every=every, learning_rate_factor=factor)
-
-
 def _cosine(**arguments: Any) -> OneCycle:
     """Return a short rise and a cosine, with the momentum left alone."""
     return OneCycle(0.1, momentum=None, **arguments)
 
 
+def _lp_ft(epochs: int, factor: float = 0.1) -> list[Any]:
+    """Return the head alone, then everything at `factor` times the rate."""
+    every = [max(1, round(epochs / 3))]
+    return [
+        GradualUnfreeze(2, every=every, learning_rate_factor=factor),
+        _cosine(per="stage"),
+    ]
+
+
 _RECIPES: Mapping[str, Callable[[int], list[Any]]] = {
-    "lp-ft": lambda epochs: [_probe(epochs), _cosine(per="stage")],
+    "lp-ft": _lp_ft,
     "ulmfit": lambda epochs: [
         GradualUnfreeze(every=1),
         DiscriminativeLR(2.6),

@@ -133,16 +133,18 @@ def corrected(losses: Array, baseline: Array | None) -> Array:
 
     The loss of the same batch without learning, the baseline, tells how hard it is. As
     much of it is taken away as shows in the losses nearby, a control variate: all at
-    rates that change little; nothing where a network has broken down and predicts the
-    same for any input, nor if the baseline is of other batches, because the data
-    cannot be read twice in one order.
+    rates that change little, nothing where a network has broken down and predicts the
+    same for any input. Where the baseline is not of the same batches (data that cannot
+    be read twice in one order), which the first rates show, it is not used.
     """
-    n = len(losses)
-    if baseline is None or n == 0 or not np.all(np.isfinite(baseline[:n])):
+    n, early = len(losses), _early(losses)
+    if baseline is None or n == 0 or len(baseline) < n:
         return losses
-    if len(baseline) < n:
+    baseline = baseline[:n]
+    apart = np.std((losses - baseline)[:early])
+    if not (np.all(np.isfinite(baseline)) and apart <= 0.5 * np.std(losses[:early])):
         return losses
-    baseline, bounded = baseline[:n], _bounded(losses)
+    bounded = _bounded(losses)
     hardness = baseline - _both_ways(baseline)
     common = _both_ways(hardness * (bounded - _both_ways(bounded)))
     spread = _both_ways(hardness**2)

@@ -39,7 +39,7 @@ def digests(arrays: Sequence[np.ndarray]) -> list[bytes]:
     """
     # No digest of the standard library that rules out collisions is faster where the
     # processor knows SHA-256: BLAKE2b takes twice as long, MD5 more than that. A second
-    # thread gained nothing on two cores that had other work; idle ones are untried.
+    # thread brought no clear gain on two cores, idle or busy.
     first, *others = [_rows(array) for array in arrays]
     if not others:
         return [hashlib.sha256(row).digest() for row in first]
