@@ -100,5 +100,6 @@ def test_training_and_predicting_import_no_other_backend():
 
 def test_import_takes_a_fraction_of_what_keras_takes(first_import):
     # Seconds of the processor, beside those of Keras in the same process, so that the
-    # speed of the machine does not matter. The first import may compile bytecode.
+    # speed of the machine does not matter: 0.04 to 0.07 in the six lanes. The first
+    # import may compile bytecode.
     assert min(first_import["share"], measure()["share"]) < 0.15

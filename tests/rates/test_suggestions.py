@@ -150,14 +150,15 @@ def test_a_baseline_of_the_same_batches_takes_their_noise_away():
 
 def test_where_a_network_has_broken_down_the_baseline_says_nothing():
     # A new head on large features: losses near 15, and 2.3 from where all is lost. The
-    # difference to the baseline alone says anything from 58 to 72.
+    # difference to the baseline alone says other rates, by up to 5 times.
     for seed in range(6):
         rng = np.random.default_rng(seed)
         hard = 15 + 3 * rng.normal(size=100)
         left = 1 / (1 + np.exp(3 * (np.arange(100) - 50) / 10))
         losses = 2.3 + (hard - 2.3) * left + 0.05 * rng.normal(size=100)
+        losses += np.maximum(0, np.arange(100) - 90)  # and then it explodes
         found = RateSearch.of(RATES, losses, hard)
-        assert RATES[60] < found.suggestion < RATES[63]
+        assert RATES[59] < found.suggestion < RATES[62]
 
 
 def test_photographs_are_not_trained_where_the_network_is_lost():
