@@ -64,8 +64,8 @@ def fine_tune(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If there is no such recipe, too few epochs for it, or nothing in it
-            to cache.
+        ValueError: If there is no such recipe, too few epochs for it, nothing in it to
+            cache, or no use in it for `rates`.
 
     Example:
 
