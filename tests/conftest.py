@@ -72,9 +72,9 @@ CASES = {
 # The lanes, one of each Keras, of tests that are marked `once`.
 ONCE = ("keras3-tensorflow", "keras2-addons")
 # Twins of those, there for what a release changes: of the slow tests they run the ones
-# that compare with fine-tuning by hand.
+# that compare with fine-tuning by hand, and those of how a `fit` ends.
 TWINS = ("keras3-oldest", "tf-keras")
-BY_HAND = ("seeds", "test_resume", "_exact")
+FOR_TWINS = ("seeds", "test_resume", "_exact", "test_failed_fit", "test_stale_steps")
 
 
 def pytest_addoption(parser):
@@ -101,8 +101,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _is_for_twins(item):
-    file = item.nodeid.partition("::")[0]
-    return any(part in file for part in BY_HAND) or not item.get_closest_marker("slow")
+    file, slow = item.nodeid.partition("::")[0], item.get_closest_marker("slow")
+    return not slow or any(part in file for part in FOR_TWINS)
 
 
 def _thinned(items, most):

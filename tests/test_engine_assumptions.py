@@ -59,6 +59,7 @@ def test_the_order_in_which_fit_calls():
     ]
 
 
+@pytest.mark.slow
 def test_an_exception_skips_on_train_end_and_keeps_the_step():
     ended = []
 
@@ -75,6 +76,7 @@ def test_an_exception_skips_on_train_end_and_keeps_the_step():
     assert model.train_function is not None
 
 
+@pytest.mark.slow
 def test_each_fit_has_a_history_of_its_own():
     model = compiled()
     first = reference.fit(model, DATA)
@@ -82,6 +84,7 @@ def test_each_fit_has_a_history_of_its_own():
     assert reference.fit(model, DATA) is not first
 
 
+@pytest.mark.slow
 @pytest.mark.backend("tensorflow")
 def test_flags_changed_in_a_callback_do_nothing():
     """Why this package exists: Keras takes the change, and nothing trains."""
@@ -150,6 +153,7 @@ def test_tensorflow_compares_the_items_of_lists_on_optimizers():
     assert optimizer._tracker.config["variables"][1] is optimizer._variables
 
 
+@pytest.mark.slow
 @pytest.mark.keras3
 def test_an_optimizer_file_of_another_set_is_skipped_with_a_warning(tmp_path):
     # Why a hook finds the stage of a backup before Keras loads it.
@@ -190,6 +194,7 @@ def test_an_unknown_make_of_optimizer_is_refused():
         reference.fit(model, DATA, callbacks=[GradualUnfreeze(groups=GROUPS, every=1)])
 
 
+@pytest.mark.slow
 @pytest.mark.keras3
 def test_an_optimizer_of_ones_own_works():
     class Own(keras.optimizers.Optimizer):
@@ -241,5 +246,6 @@ def test_fit_goes_back_to_the_flags_at_compile():
     assert not any(np.array_equal(end[k], start[k]) for k in end if "low" in k)
 
 
+@pytest.mark.slow
 def test_the_backend_is_one_we_know():
     assert backend() in ("tensorflow", "jax", "torch")

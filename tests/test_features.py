@@ -32,6 +32,7 @@ def pooled(backbone):
     return keras.Model(inputs, layers.Dense(3, name="head")(layers.Dropout(0.3)(x)))
 
 
+@pytest.mark.slow
 def test_they_are_those_of_predict_and_a_head_on_them_predicts_alike():
     backbone = body()
     backbone.trainable = False

@@ -76,11 +76,13 @@ def foreign(modules):
     return found - {"keras_finetune"} - set(sys.stdlib_module_names)
 
 
+@pytest.mark.slow
 def test_import_loads_nothing_that_keras_does_not_load(first_import):
     assert "keras_finetune" in first_import["new"]
     assert foreign(first_import["new"]) == set()
 
 
+@pytest.mark.slow
 def test_the_guard_sees_a_foreign_package():
     loads_more = MEASURE.replace(
         "import keras_finetune\n", "import keras_finetune, hypothesis\n"
@@ -88,6 +90,7 @@ def test_the_guard_sees_a_foreign_package():
     assert "hypothesis" in foreign(measure(loads_more)["new"])
 
 
+@pytest.mark.slow
 def test_training_and_predicting_import_no_other_backend():
     """Keras itself may look for TensorFlow: we do not even ask."""
     found = measure(TRAIN)
@@ -98,6 +101,7 @@ def test_training_and_predicting_import_no_other_backend():
         assert not other & {name.partition(".")[0] for name in found["loaded"]}
 
 
+@pytest.mark.slow
 def test_import_takes_a_fraction_of_what_keras_takes(first_import):
     # Seconds of the processor, beside those of Keras in the same process, so that the
     # speed of the machine does not matter: 0.04 to 0.07 in the six lanes. The first

@@ -58,6 +58,7 @@ def marks(axes):
     ]
 
 
+@pytest.mark.slow
 def test_a_history_of_keras():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse", metrics=["mae"])

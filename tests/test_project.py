@@ -96,6 +96,7 @@ def test_pythons_are_the_same_everywhere(config):
     assert f"python: [{listed}]" in read(".github/workflows/test.yml")
 
 
+@pytest.mark.slow
 def test_the_zoo_is_collected_only_when_it_is_named(config, tmp_path):
     for folder in ("tests/callbacks", "tests/zoo"):
         (tmp_path / folder).mkdir(parents=True)

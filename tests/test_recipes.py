@@ -47,6 +47,7 @@ def test_the_default_is_one_of_them():
     assert repr(fine_tune(12)) in [repr(fine_tune(12, recipe=name)) for name in NAMES]
 
 
+@pytest.mark.slow
 def test_each_stage_of_a_probe_can_have_its_own_rate():
     model = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)]
@@ -88,6 +89,7 @@ def test_bad_arguments_are_refused(arguments, error, said):
 CASES = [(name, False) for name in NAMES if name != "lora"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cache"), [*CASES, ("lp-ft", True)])
 @pytest.mark.filterwarnings("ignore:.*fit. ended in stage")
 @pytest.mark.filterwarnings("ignore:.*end before these groups train")

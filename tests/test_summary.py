@@ -35,6 +35,7 @@ def ours(**kwargs):
     ]
 
 
+@pytest.mark.slow
 def test_it_says_what_fit_then_does():
     model, callbacks = compiled(), ours()
     report = summary(model, callbacks, epochs=6)

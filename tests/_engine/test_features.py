@@ -91,6 +91,7 @@ def test_a_folder_that_cannot_be_written_is_told_once(tmp_path):
 LAYERS = ("dense", "activation", "add", "join", "shared")
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(st.lists(st.sampled_from(LAYERS), min_size=3, max_size=7), st.data())
 def test_any_graph_in_two_parts_is_the_graph(names, data):

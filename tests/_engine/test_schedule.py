@@ -93,6 +93,7 @@ def test_each_step_has_the_rate_of_its_update(how):
     ]
 
 
+@pytest.mark.slow
 def test_it_counts_from_its_start_and_stays_at_its_last_factor():
     model = make_model(keras.optimizers.SGD(1.0))
     fit(model, [])
@@ -171,6 +172,7 @@ def by_hand(optimizer):
     return model, inner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_rate_and_momentum_are_those_assigned_by_hand(name):
     expected, optimizer = by_hand(EVERY[name]())

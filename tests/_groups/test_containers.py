@@ -43,6 +43,7 @@ def test_blocks_are_found_two_levels_down(outer):
     ]
 
 
+@pytest.mark.slow
 def test_a_small_stage_is_taken_apart_as_a_large_one_beside_it_is():
     stages = [Chain(*blocks(n), name=f"stage_{n}") for n in (2, 9)]
     model = text_classifier(Chain(*stages, name="encoder"))

@@ -514,6 +514,7 @@ class TestModels:
         assert len(groups) == 14
         assert groups.names[0] == "down_0"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("named", [False, True])
     def test_transformer_of_block_layers(self, named):
         inputs = keras.Input((5,))
@@ -554,6 +555,7 @@ class TestModels:
             "head",
         )
 
+    @pytest.mark.slow
     def test_subclassed(self):
         model = transformer()
         groups = layer_groups(model)
@@ -565,6 +567,7 @@ class TestModels:
         assert groups.group_of(model.positions).name == "tokens"
         assert by_name(groups)["tokens"] == ["tokens"]
 
+    @pytest.mark.slow
     def test_subclassed_within_a_model(self):
         body = transformer()
         inputs = keras.Input((5,), dtype="int32")
@@ -673,23 +676,27 @@ class TestModels:
 
 
 class TestNumber:
+    @pytest.mark.slow
     def test_head_stays_alone(self):
         model = transformer()
         groups = layer_groups(model, 2)
         check_partition(groups, model)
         assert groups.names == ("tokens..block_2", "head")
 
+    @pytest.mark.slow
     def test_one_group_holds_everything(self):
         model = transformer()
         (group,) = layer_groups(model, 1)
         assert group.name == "tokens..head"
         assert group.parameters == model.count_params()
 
+    @pytest.mark.slow
     def test_as_many_as_there_are_are_the_automatic_ones(self):
         model = transformer()
         assert layer_groups(model, 5).names == layer_groups(model).names
         assert len(layer_groups(model, np.int64(3))) == 3
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("number", [0, -1, 6])
     def test_refuses_what_the_model_has_not(self, number):
         with pytest.raises(ValueError, match=rf"between 1 and 5.*groups={number}"):
@@ -769,6 +776,7 @@ class TestList:
         check_partition(groups, model)
         assert [len(group.variables) for group in groups] == [4, 2]
 
+    @pytest.mark.slow
     def test_a_layer_inside_a_composite_layer_can_be_a_group(self):
         model = transformer()
         block = model.blocks[0]
@@ -779,6 +787,7 @@ class TestList:
         assert groups[0].layers == (block.attention,)
         assert [x.name for x in groups[2].layers] == ["block_1"]
 
+    @pytest.mark.slow
     def test_own_weights_of_a_model_can_be_a_group(self):
         model = transformer()
         groups = layer_groups(

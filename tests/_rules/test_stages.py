@@ -36,6 +36,7 @@ def calls(act):
     return count
 
 
+@pytest.mark.slow
 def test_a_plan_with_a_stage_a_layer_is_linear():
     counts = []
     for depth in (50, 100, 200):
@@ -51,6 +52,7 @@ def test_a_plan_with_a_stage_a_layer_is_linear():
     assert counts[2] - counts[1] <= 2.1 * (counts[1] - counts[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reached", [0, 1, 2])
 def test_what_a_fit_has_not_reached_is_no_choice_of_the_users(reached):
     model, names = chain(3)

@@ -104,6 +104,7 @@ if not KERAS_3:
     OPTIMIZERS["legacy"] = lambda: keras.optimizers.legacy.Adam(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_stage_ends_with_its_best_epoch(name):
     model, watch = make_model(OPTIMIZERS[name]()), Watch()
@@ -155,6 +156,7 @@ def resumed(directory, kills, backup_first):
 
 
 # At a boundary, and in a stage whose best epoch is over.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backup_first", "kills"), [(True, (2, 5)), (False, (3,))], ids=["first", "last"]
 )
@@ -172,6 +174,7 @@ def stopping(values, callbacks, epochs=10):
     return fitted.history["stage"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_early_stopping_ends_the_stage_and_then_the_run(first):
     ours = GradualUnfreeze(GROUPS, early_stopping="stage")
@@ -182,6 +185,7 @@ def test_early_stopping_ends_the_stage_and_then_the_run(first):
     assert "on_epoch_end" not in vars(stop)
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_stages_beside_a_monitor():
     ours = GradualUnfreeze(
         GROUPS, every=2, monitor="loss", restore_best=True, early_stopping="stage"

@@ -145,6 +145,7 @@ def logged(optimizer=None, epochs=1, freeze=None, callbacks=(), **arguments):
     return {name.split("/")[1]: history[name] for name in names}
 
 
+@pytest.mark.slow
 def test_rates_are_logged():
     sgd = keras.optimizers.SGD(0.5)
     assert logged(sgd, decay=2.0, epochs=2) == {
@@ -192,6 +193,7 @@ def optimizers_of_both_kinds():
 # --- bounds and the base rate ---------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounds", [(1 / 16, 0.25), slice(1 / 16, 0.25)])
 def test_bounds_are_the_rates_whatever_that_of_the_optimizer(bounds):
     for optimizer in optimizers_of_both_kinds():
@@ -300,6 +302,7 @@ def test_nothing_is_left(where, tmp_path):
     assert set(vars(model)) == of_model
 
 
+@pytest.mark.slow
 def test_nothing_is_left_while_a_thread_of_keras_still_runs():
     """JAX and PyTorch: what follows a batch is called in threads, which hold the list.
 
@@ -336,6 +339,7 @@ def test_train_on_batch_first_after_an_interruption_is_plain():
     assert reference.difference(one, other) == 0
 
 
+@pytest.mark.slow
 def test_a_second_fit_goes_on_with_the_rates():
     for optimizer in optimizers_of_both_kinds():
         config = optimizer.get_config()
@@ -352,6 +356,7 @@ def test_a_second_fit_goes_on_with_the_rates():
             assert reference.difference(a, b) == 0
 
 
+@pytest.mark.slow
 def test_fits_in_which_others_rest():
     model, twin = compiled(), compiled()
     for multipliers in ([1, 0, 1], [1, 1, 1]):
@@ -449,6 +454,7 @@ def traces(make_optimizer, callbacks, fits=1):
     return model.traces
 
 
+@pytest.mark.slow
 @pytest.mark.backend("tensorflow", "jax")
 def test_a_fit_is_traced_once():
     rates = DiscriminativeLR(multipliers=MULTIPLIERS, groups=GROUPS)
@@ -462,6 +468,7 @@ COSTS = {"adam": 1, "adamw": 2 if KERAS_3 else 1}
 LEGACY = {"legacy_sgd": {"Mul": 1}, "legacy_adam": {"Mul": 3, "Pow": 2, "Sub": 4}}
 
 
+@pytest.mark.slow
 @pytest.mark.backend("tensorflow")
 @pytest.mark.parametrize("name", [*COSTS, *([] if KERAS_3 else LEGACY)])
 def test_a_factor_adds_one_multiplication_of_a_scalar(name):

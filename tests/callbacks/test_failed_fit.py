@@ -44,6 +44,7 @@ def stage_of(name, place):
     return PLACES[place] if name in ("GradualUnfreeze", "together") else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [p for p in PLACES if p not in LOST])
 def test_what_is_called_plain_here_is_what_plain_keras_leaves(place):
     model, users, error = failed_fit(place, [], Failure)
@@ -53,6 +54,7 @@ def test_what_is_called_plain_here_is_what_plain_keras_leaves(place):
 KEPT = [p for p in PLACES if not LOST or p != "step"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", KEPT)
 def test_after_ctrl_c_with_the_traceback_kept_the_model_is_plain(place, tmp_path):
     model, users, error = failed_fit(place, CALLBACKS["together"](), KeyboardInterrupt)
@@ -62,6 +64,7 @@ def test_after_ctrl_c_with_the_traceback_kept_the_model_is_plain(place, tmp_path
 
 
 # What is kept alive by a traceback is more; without one a few places tell.
+@pytest.mark.slow
 @pytest.mark.parametrize("place", FEW)
 def test_after_an_exception_whose_traceback_is_dropped_the_model_is_plain(place):
     model, users, error = failed_fit(place, CALLBACKS["together"](), Failure)
@@ -69,6 +72,7 @@ def test_after_an_exception_whose_traceback_is_dropped_the_model_is_plain(place)
     assert not problems(model, users, error, place, PLACES[place])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", FEW)
 @pytest.mark.parametrize("name", [name for name in CALLBACKS if name != "together"])
 def test_each_callback_alone_leaves_nothing(name, place, tmp_path):
@@ -78,6 +82,7 @@ def test_each_callback_alone_leaves_nothing(name, place, tmp_path):
         assert not goes_on(model, tmp_path / "model.keras")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, Failure])
 @pytest.mark.parametrize("place", ENTERING)
 def test_a_stage_that_could_not_be_entered_is_the_old_or_the_new_one(
@@ -92,6 +97,7 @@ def test_a_stage_that_could_not_be_entered_is_the_old_or_the_new_one(
         assert not goes_on(model, tmp_path / "model.keras")
 
 
+@pytest.mark.slow
 def test_the_same_callbacks_start_again_after_ctrl_c():
     ours = CALLBACKS["together"]()
     model, _, error = failed_fit("on_train_batch_end after", ours, KeyboardInterrupt)
@@ -169,6 +175,7 @@ def warnings_of_flags(act, *args, **kwargs):
     return [w for w in caught if "`trainable` state" in str(w.message)]
 
 
+@pytest.mark.slow
 @pytest.mark.keras3
 def test_the_warning_of_changed_flags_can_be_heard(keras_asks_for_flags):
     model = plain.make_model()
@@ -177,6 +184,7 @@ def test_the_warning_of_changed_flags_can_be_heard(keras_asks_for_flags):
     assert bool(warned) == keras_asks_for_flags
 
 
+@pytest.mark.slow
 @pytest.mark.keras3
 @pytest.mark.usefixtures("keras_asks_for_flags")
 @pytest.mark.parametrize("name", ["GradualUnfreeze", "together"])
@@ -189,6 +197,7 @@ def test_keras_is_not_told_that_flags_changed_in_a_fit_of_ours(name):
     assert not warnings_of_flags(model.fit, x, y, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.keras3
 @pytest.mark.usefixtures("keras_asks_for_flags")
 @pytest.mark.parametrize("name", ["GradualUnfreeze", "together"])

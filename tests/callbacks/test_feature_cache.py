@@ -181,6 +181,7 @@ def both(make, *data, callbacks=list, compile_args=dict, cache=None, **kwargs):
     return reference.difference(plain, cached), cache
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_equals_the_fit_without_it(name):
     data, others = data_for(name), data_for(name, rows=7, seed=9)
@@ -194,6 +195,7 @@ def test_equals_the_fit_without_it(name):
     assert stage["bytes"] == stage["rows"] * (stage["row_bytes"] + mask)
 
 
+@pytest.mark.slow
 def test_the_place_with_the_fewest_bytes_is_chosen():
     cache = FeatureCache(verbose=0)
     trained(compiled("nested"), images(), labels(), callbacks=[cache], epochs=1)
@@ -203,6 +205,7 @@ def test_the_place_with_the_fewest_bytes_is_chosen():
     assert cache.history[0]["row_bytes"] == 2 * 6 * 6 * 2 * 4
 
 
+@pytest.mark.slow
 def test_stages():
     def unfreezes():
         return [GradualUnfreeze(groups=["stem", "middle", "head"], every=2)]
@@ -258,6 +261,7 @@ def _counting(calls):
     return loss
 
 
+@pytest.mark.slow
 def test_the_frozen_layers_run_once_and_each_step_is_traced_once():
     class Counted(layers.Dense):
         calls = 0
@@ -522,6 +526,7 @@ def noisy():
     )
 
 
+@pytest.mark.slow
 def test_noise_between_frozen_layers_rests_and_that_of_the_head_does_not(capsys):
     plain = compiled(noisy)
     plain.get_layer("inner").rate = 0.0
@@ -557,6 +562,7 @@ def test_a_model_called_in_inference_mode_stays_in_it_where_the_cut_opens_it():
     assert cache.history[0]["layer"] == "quiet"
 
 
+@pytest.mark.slow
 def test_noise_stays_active_if_asked_and_the_cut_is_before_it(capsys):
     cache = FeatureCache(frozen_mode="training")
     found, cache = both(noisy, images(), labels(), cache=cache)
@@ -631,6 +637,7 @@ def test_nothing_is_cached_where_everything_trains(capsys):
     assert "nothing is cached before" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_a_layer_that_trains_and_validates_differently():
     class Doubles(layers.Layer):
         def call(self, inputs, training=None):
@@ -643,6 +650,7 @@ def test_a_layer_that_trains_and_validates_differently():
     assert cache.history[0]["rows"] == 2 * ROWS
 
 
+@pytest.mark.slow
 def test_rows_that_depend_on_one_another_are_noticed():
     class Centers(layers.Layer):
         def call(self, inputs):
@@ -676,6 +684,7 @@ def test_rows_that_never_come_again_are_noticed():
     assert cache.history[0]["misses"] == 2 * ROWS
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(monkeypatch):
     sizes = []
     compute = Feeding._computed
@@ -832,6 +841,7 @@ def _own(change):
     return make
 
 
+@pytest.mark.slow
 def test_a_step_that_leaves_its_inputs_alone_is_fed():
     found, cache = both(_own(lambda x: x), images(), labels())
     assert found <= CLOSE

@@ -56,12 +56,14 @@ def watch(callback, epochs, model=None, others=(), **kwargs):
 # --- when -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_stage_trains_one_group_more():
     seen = watch(GradualUnfreeze(groups=GROUPS, every=2), 6)
     stages = [{"head"}, {"head", "middle"}, {"head", "middle", "low"}]
     assert seen.trained == [stage for stage in stages for _ in range(2)]
 
 
+@pytest.mark.slow
 def test_frozen_weights_stay_and_unfrozen_ones_move():
     model = compiled()
     start = reference.weights(model)
@@ -133,6 +135,7 @@ def test_a_metric_goes_on_over_two_fits():
 # --- rates ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_rate_is_multiplied_at_each_unfreeze():
     model = compiled(optimizer=keras.optimizers.SGD(0.5))
     callback = GradualUnfreeze(groups=GROUPS, every=2, learning_rate_factor=0.5)
@@ -218,6 +221,7 @@ class Record(layers.Layer):
         return inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "noisy"), [("training", True), ("inference", False)])
 def test_frozen_modes(mode, noisy):
     record = Record()
@@ -243,6 +247,7 @@ def test_frozen_modes(mode, noisy):
     assert "call" not in vars(model.get_layer("drop"))
 
 
+@pytest.mark.slow
 def test_inference_mode_in_the_compiled_step():
     """Without noise in the frozen groups two runs with other seeds are the same."""
 
@@ -271,6 +276,7 @@ def test_layers_given_to_no_group_stay_frozen():
     assert all(np.array_equal(end[key], start[key]) for key in end if "low" in key)
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_inside_a_model_is_unfrozen_group_by_group():
     keras.utils.set_random_seed(1)
     backbone = keras.Sequential(
@@ -304,6 +310,7 @@ class Subclassed(keras.Model):
         return self.three(self.two(self.one(inputs)))
 
 
+@pytest.mark.slow
 def test_a_subclassed_model():
     keras.utils.set_random_seed(1)
     model = Subclassed()
@@ -322,6 +329,7 @@ class WithWeightsOfItsOwn(Subclassed):
         return super().call(inputs * self.scale)
 
 
+@pytest.mark.slow
 def test_weights_of_the_model_itself_train_with_their_group():
     keras.utils.set_random_seed(1)
     model = WithWeightsOfItsOwn()
@@ -391,6 +399,7 @@ def test_an_unbuilt_model_is_built_from_the_data_of_fit():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_an_unbuilt_subclassed_model_is_built_from_the_data_of_fit():
     model = compiled(Subclassed())
     callback = GradualUnfreeze(every=1)
@@ -401,6 +410,7 @@ def test_an_unbuilt_subclassed_model_is_built_from_the_data_of_fit():
 # --- beside others -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_beside_keras_callbacks_in_any_order(first, tmp_path):
     others = [
@@ -584,6 +594,7 @@ def test_ctrl_c_while_slots_are_made_loses_none(call, monkeypatch):
 
 
 # On JAX and PyTorch Keras makes them itself, before it asks callbacks.
+@pytest.mark.slow
 @pytest.mark.backend("tensorflow")
 def test_ctrl_c_while_the_first_slots_are_made_leaves_no_half(monkeypatch):
     optimizer = keras.optimizers.Adam(0.01)
@@ -630,6 +641,7 @@ def test_a_list_of_callbacks_of_the_users_own_is_as_it_was():
     assert set(vars(listed)) == names
 
 
+@pytest.mark.slow
 def test_after_fit_nothing_of_ours_is_left():
     optimizer = keras.optimizers.Adam(0.01)
     model = compiled(optimizer=optimizer)
@@ -659,6 +671,7 @@ class Counting(keras.Model):
         return super().train_step(*args, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.backend("tensorflow", "jax")
 def test_a_stage_is_traced_once():
     plain = reference.make_model()
@@ -689,6 +702,7 @@ def operations(model):
     return collections.Counter(live.values())
 
 
+@pytest.mark.slow
 @pytest.mark.backend("tensorflow")
 def test_the_graph_of_a_stage_is_that_of_a_model_frozen_by_hand():
     found = []
@@ -708,6 +722,7 @@ def test_the_graph_of_a_stage_is_that_of_a_model_frozen_by_hand():
     assert found[0]["MatMul"] < found[1]["MatMul"] < found[2]["MatMul"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["adam"] if KERAS_3 else ["adam", "legacy"])
 def test_slots_are_made_once_however_many_stages_there_are(kind, monkeypatch):
     legacy = kind == "legacy"
@@ -793,6 +808,7 @@ def test_what_does_not_go_with_the_model_is_refused_before_training(arguments, m
     assert "make_train_function" not in vars(model)
 
 
+@pytest.mark.slow
 def test_a_monitor_that_is_not_in_the_logs_is_refused():
     callback = GradualUnfreeze(groups=GROUPS, monitor="val_los", patience=1)
     with pytest.raises(ValueError, match=r"val_los.*val_loss"):
@@ -840,6 +856,7 @@ def test_the_plan_by_metric(capsys):
     assert "when loss stalls, at the latest 5 later" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_transitions_are_announced(capsys):
     watch(GradualUnfreeze(groups=GROUPS, verbose=1, every=1), 3)
     said = [line for line in capsys.readouterr().out.splitlines() if "stage" in line]
@@ -852,6 +869,7 @@ def test_transitions_are_announced(capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", [False, True])
 def test_transitions_of_long_names_fit_80_columns(colour, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: colour, raising=False)

@@ -118,6 +118,7 @@ def assert_equal(model, expected):
         np.testing.assert_array_equal(came[key], expected[key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("body", "ours"), CASES)
 @pytest.mark.parametrize("patience", [1, 9], ids=["stops", "runs to its end"])
 def test_early_stopping_restores_the_weights_of_the_best_epoch(body, ours, patience):
@@ -133,6 +134,7 @@ def test_early_stopping_restores_the_weights_of_the_best_epoch(body, ours, patie
     assert_equal(model, best.weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("body", "ours"), CASES)
 def test_a_checkpoint_of_the_best_epoch_loads_after_fit(body, ours, tmp_path):
     model, data = make_model(body)
@@ -179,6 +181,7 @@ MEANS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("body", "ours"), CASES)
 @pytest.mark.parametrize("means", MEANS)
 @pytest.mark.parametrize("side", ["before", "after"])
@@ -191,6 +194,7 @@ def test_a_users_callback_puts_back_the_weights_of_an_earlier_stage(
     model.fit(*data, callbacks=callbacks[:: 1 if side == "after" else -1], **FIT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", BODIES)
 def test_weights_from_before_fit_can_be_set_after_it(body):
     # After a fit that ends with other flags Keras 2 lists the weights of composite

@@ -96,6 +96,7 @@ def kernel(model, name):
     return reference.to_numpy(model.get_layer(name).kernel)[:, 0]
 
 
+@pytest.mark.slow
 def test_three_stages_of_four_groups_have_the_rates_of_fastai():
     case = CASES["one_cycle_in_stages"]
     epochs, batches = case["epochs"], int(case["batches"])
@@ -131,6 +132,7 @@ def lines_of(axes):
     return {name: line for name, line in named if not name.startswith("_")}
 
 
+@pytest.mark.slow
 def test_stages_can_have_shapes_of_their_own():
     model = make_model(10, keras.optimizers.SGD(1.0))
     schedule = OneCycle([0.99, 0.3], div=[25.0, 5.0], per="stage")
@@ -165,6 +167,7 @@ if hasattr(keras.optimizers, "MultiOptimizer"):
     COUNTING["several"] = several
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTING)
 def test_a_group_that_trains_later_joins_the_cycle_of_the_run(name):
     model, schedule = make_model(12, COUNTING[name]()), FlatCosine(0.25)
@@ -175,6 +178,7 @@ def test_a_group_that_trains_later_joins_the_cycle_of_the_run(name):
     np.testing.assert_allclose(found["first"], [0.0] * 6 + factors[6:], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_each_fit_begins_a_new_cycle(at_once):
     if not KERAS_3 or keras.backend.backend() == "torch":
@@ -190,6 +194,7 @@ def test_each_fit_begins_a_new_cycle(at_once):
     np.testing.assert_allclose(shorter[:6], schedule.factors(6), rtol=1e-6, atol=2e-7)
 
 
+@pytest.mark.slow
 def test_a_schedule_of_ones_changes_no_bit():
     def fitted(callbacks):
         model = reference.make_model()
@@ -228,6 +233,7 @@ def test_slanted_triangle_stays_above_its_lowest_rate(n):
         assert max(factors) <= 1.0
 
 
+@pytest.mark.slow
 def test_warmup_rises_once_or_in_each_stage():
     warm = Warmup(0.5, start=0.25)
     found = rates(make_model(12, keras.optimizers.SGD(1.0)), 12, 2, [warm])["fourth"]
@@ -243,6 +249,7 @@ def test_warmup_rises_once_or_in_each_stage():
 # --- what else sets the rate ----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_other_callbacks_move_the_peak():
     def halves(epoch, rate):
         return rate / 2 if epoch else rate
@@ -355,6 +362,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_killed_run_goes_on_in_the_middle_of_its_cycle(name, tmp_path):
     kill_in, callbacks = RESUMED[name]
@@ -365,6 +373,7 @@ def test_a_killed_run_goes_on_in_the_middle_of_its_cycle(name, tmp_path):
     assert reference.difference(resumed, whole) == 0
 
 
+@pytest.mark.slow
 def test_a_cycle_of_another_length_is_not_resumed(tmp_path):
     with pytest.raises(Killed):
         trained(tmp_path, [OneCycle()], kill_in=2)

@@ -69,6 +69,7 @@ class Evaluates(keras.callbacks.Callback):
             self.losses.append(self.model.evaluate(*make_data(), **ONE_BATCH))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluated_before", [False, True])
 def test_every_loss_of_a_stage_is_that_of_a_model_frozen_by_hand(evaluated_before):
     model, data = make_model(), make_data()
@@ -91,6 +92,7 @@ def test_every_loss_of_a_stage_is_that_of_a_model_frozen_by_hand(evaluated_befor
     np.testing.assert_allclose(after, stages[-1][1], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ours",
     [
@@ -120,6 +122,7 @@ def test_after_fit_evaluate_is_what_it_is_after_compiling(ours):
     np.testing.assert_allclose(trained_on, [expected], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_after_a_failed_fit_evaluate_is_what_it_is_after_compiling():
     model, data = make_model(), make_data()
 
@@ -170,6 +173,7 @@ def traces_of_the_test_step(layer, penalty, callbacks):
     return within, traces.count("low")
 
 
+@pytest.mark.slow
 @pytest.mark.backend("tensorflow")
 def test_the_test_step_of_a_model_without_penalties_is_traced_once():
     once = traces_of_the_test_step(Counted, 0.0, [])
@@ -177,6 +181,7 @@ def test_the_test_step_of_a_model_without_penalties_is_traced_once():
     assert traces_of_the_test_step(Counted, 0.0, [TrainOnly("bias")]) == once
 
 
+@pytest.mark.slow
 @pytest.mark.keras3
 @pytest.mark.backend("tensorflow")
 @pytest.mark.parametrize(("layer", "penalty"), [(Counted, 1.0), (LooksAtItsFlag, 0.0)])
@@ -193,6 +198,7 @@ def test_on_jax_the_test_step_is_traced_again_whenever_the_split_changes():
     assert within == 3 * once
 
 
+@pytest.mark.slow
 def test_a_layer_that_looks_at_its_flag_is_evaluated_in_its_stage():
     model, data = make_model(LooksAtItsFlag, 0.0), make_data()
     history = model.fit(

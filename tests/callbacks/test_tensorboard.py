@@ -15,6 +15,7 @@ HAS_TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
 HAS_TENSORFLOW = importlib.util.find_spec("tensorflow") is not None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_TENSORBOARD, reason="tensorboard is not installed")
 @pytest.mark.skipif(not HAS_TENSORFLOW, reason="Keras's callback needs TensorFlow")
 def test_stage_rates_and_norms_are_scalars(tmp_path):

@@ -37,6 +37,7 @@ def biases(*names):
     return {f"{name}/bias" + ("" if KERAS_3 else ":0") for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_a_hand_written_loop(name):
     model = compiled(EVERY[name]())
@@ -72,6 +73,7 @@ class Slots(keras.callbacks.Callback):
         self.count = len(self.model.optimizer.variables)
 
 
+@pytest.mark.slow
 def test_slots_only_for_what_trains_and_all_is_restored():
     model = compiled()
     reference.fit(model, DATA, epochs=1)
@@ -96,6 +98,7 @@ def test_slots_only_for_what_trains_and_all_is_restored():
     assert moved(model, start) == set(start)
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_is_followed_by_a_plain_one():
     model = compiled()
 
@@ -112,6 +115,7 @@ def test_an_interrupted_fit_is_followed_by_a_plain_one():
     assert moved(model, start) == set(start)
 
 
+@pytest.mark.slow
 def test_a_traceback_that_is_kept_does_not_keep_the_selection():
     model = compiled()
 
@@ -128,6 +132,7 @@ def test_a_traceback_that_is_kept_does_not_keep_the_selection():
     del kept
 
 
+@pytest.mark.slow
 def test_a_regular_expression_and_a_callable():
     for select in ("middle/kernel", lambda v: "middle/kernel" in reference.path(v)):
         model = compiled()
@@ -136,6 +141,7 @@ def test_a_regular_expression_and_a_callable():
         assert {key.split(":")[0] for key in moved(model, start)} == {"middle/kernel"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_beside_the_others(first):
     model = compiled()
@@ -156,6 +162,7 @@ def test_beside_the_others(first):
     assert len(model.trainable_variables) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.backend("tensorflow")
 def test_the_graph_has_no_gradients_of_kernels():
     import collections
@@ -210,6 +217,7 @@ def test_a_selection_of_nothing_is_refused():
     assert len(model.trainable_variables) == 6
 
 
+@pytest.mark.slow
 def test_averages_of_what_was_frozen_are_its_weights():
     """They were zeros where an optimizer was built before its first step."""
     model = compiled(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5))

@@ -50,6 +50,7 @@ def said(callbacks, epochs=1, model=None, **arguments):
 # --- without arguments ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 4, 12, 60])
 def test_a_callback_that_is_given_no_groups_takes_a_few(depth):
     model = compiled(depth)
@@ -77,6 +78,7 @@ def test_callbacks_of_one_fit_share_their_groups(giver, order):
     assert [len(entry["groups"]) for entry in unfreeze.history] == [1, 2]
 
 
+@pytest.mark.slow
 def test_stages_end_in_time_and_later_runs_keep_their_boundaries():
     unfreeze = GradualUnfreeze(GROUPS)
     model = compiled()
@@ -99,6 +101,7 @@ def test_the_plan_says_whose_groups_it_shows(capsys):
 # --- legal, but surely not meant -----------------------------------------------------
 
 
+@pytest.mark.slow
 def test_epochs_that_end_before_a_stage():
     text = said([GradualUnfreeze(GROUPS, every=5)], epochs=3)
     assert "3 epochs end before these groups train: middle, low" in text
@@ -106,6 +109,7 @@ def test_epochs_that_end_before_a_stage():
     assert not said([GradualUnfreeze(GROUPS)], epochs=3)
 
 
+@pytest.mark.slow
 def test_rates_that_are_next_to_nothing():
     text = said([DiscriminativeLR(decay=1000.0, groups=GROUPS)])
     assert "low (1.0e-06)" in text
@@ -113,6 +117,7 @@ def test_rates_that_are_next_to_nothing():
     assert not said([DiscriminativeLR(multipliers=[0.0, 1.0, 1.0], groups=GROUPS)])
 
 
+@pytest.mark.slow
 def test_other_groups_in_two_callbacks():
     other = DiscriminativeLR(groups=["low", ["middle", "head"]])
     text = said([GradualUnfreeze(GROUPS), other], epochs=3)
@@ -187,6 +192,7 @@ def test_a_monitor_that_another_callback_may_add_is_only_warned_of():
     assert "monitor='mine'" in said([Adds(), unfreeze])
 
 
+@pytest.mark.slow
 @pytest.mark.keras3
 def test_a_loss_that_rises_at_a_stage_by_its_penalties():
     def model(penalty):
@@ -203,6 +209,7 @@ def test_a_loss_that_rises_at_a_stage_by_its_penalties():
     assert "penalties" not in said([unfreeze("accuracy")], model=model("l2"))
 
 
+@pytest.mark.slow
 def test_a_second_fit_from_the_start():
     model, unfreeze = compiled(), GradualUnfreeze(GROUPS, every=1)
     fit(model, [unfreeze], epochs=3)
@@ -237,6 +244,7 @@ def test_a_layer_in_the_place_of_a_selection():
 # --- at home in Keras ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_progress_bar_is_that_of_keras(capsys):
     def shown(callbacks):
         compiled_model = compiled()
@@ -298,6 +306,7 @@ def test_repr_shows_what_differs_from_the_defaults(callback):
     assert "=None" not in text
 
 
+@pytest.mark.slow
 def test_copies_made_in_the_midst_of_fit_train_on_their_own():
     ours = [GradualUnfreeze(GROUPS, every=1), DiscriminativeLR(), TrainOnly("kernel")]
     copies = []

@@ -418,6 +418,7 @@ def test_what_moves_is_what_is_announced_in_any_nest(seed):
             assert not any(variable is v for v in model.trainable_weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", with_two_groups(range(100, 108)))
 @pytest.mark.parametrize("after_ours", [False, True], ids=["plain", "after ours"])
 def test_after_fit_flags_are_the_users_in_any_nest(seed, after_ours):

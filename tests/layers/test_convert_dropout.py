@@ -113,6 +113,7 @@ def kinds(model):
     return [type(layer).__name__ for layer in model._flatten_layers()]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Converted, but inside")
 def test_there_and_back_is_the_same(model):
     expected = predict(model)
@@ -140,6 +141,7 @@ def test_a_copy_has_weights_of_its_own(model):
         np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.slow
 def test_weights_can_be_shared():
     for make in (functional, sequential, nested):
         model = make()
@@ -152,6 +154,7 @@ def test_weights_can_be_shared():
         assert not np.array_equal(predict(converted), predict(converted))
 
 
+@pytest.mark.slow
 def test_inplace():
     model = nested()
     before = predict(model)

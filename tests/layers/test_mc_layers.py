@@ -46,6 +46,7 @@ def test_every_layer_is_tested():
     assert {name for name in ours.__all__ if name.startswith("MC")} == set(LAYERS)
 
 
+@pytest.mark.slow
 def test_active_in_predict_evaluate_and_fit(case):
     cls, arguments, x = case
     model, _ = make(cls, arguments, x)

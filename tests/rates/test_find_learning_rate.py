@@ -78,6 +78,7 @@ CALLBACKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_losses_are_those_of_single_batches_at_rising_rates(name):
     make, stage, multipliers = CALLBACKS[name]
@@ -97,6 +98,7 @@ def test_losses_are_those_of_single_batches_at_rising_rates(name):
     assert found.stage == stage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [{"jit_compile": True}, {"run_eagerly": False}, {"weights": True}]
 )
@@ -116,6 +118,7 @@ def test_losses_do_not_depend_on_how_the_step_runs(arguments):
     np.testing.assert_allclose(found.losses, expected, rtol=3e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.backend("tensorflow", "jax")
 def test_a_step_is_one_batch_whatever_steps_per_execution_says():
     x, y = make_data(24)
@@ -128,6 +131,7 @@ def test_a_step_is_one_batch_whatever_steps_per_execution_says():
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.slow
 def test_each_stage_has_a_search_of_its_own():
     x, y = make_data()
     arguments = {"callbacks": [GradualUnfreeze(LAYERS)], "steps": 10, "batch_size": 8}
@@ -139,6 +143,7 @@ def test_each_stage_has_a_search_of_its_own():
     np.testing.assert_array_equal(alone.losses, each[1].losses)
 
 
+@pytest.mark.slow
 def test_it_stops_when_the_loss_explodes():
     x, y = make_data()
     found = find_learning_rate(make_model(), x, y, end=1e4, steps=60, batch_size=8)
@@ -147,6 +152,7 @@ def test_it_stops_when_the_loss_explodes():
     assert 1e-3 < found.suggestion < 3
 
 
+@pytest.mark.slow
 def test_the_rate_of_the_optimizer_does_not_matter():
     schedules = keras.optimizers.schedules
     x, y = make_data()
@@ -195,6 +201,7 @@ def test_a_model_must_be_compiled_and_have_weights():
         find_learning_rate(model, x, y)
 
 
+@pytest.mark.slow
 def test_callbacks_that_do_not_decide_what_trains_are_left_out():
     class Shouts(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):

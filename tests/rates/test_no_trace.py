@@ -140,6 +140,7 @@ def assert_same_fit(search, callbacks, name="adam", trained=0, **arguments):
         np.testing.assert_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "trained"), [("none", 0), ("stages and rates", 1)])
 def test_the_fit_after_a_search_is_that_without(name, trained):
     def search(model):
@@ -151,6 +152,7 @@ def test_the_fit_after_a_search_is_that_without(name, trained):
     assert_same_fit(search, CALLBACKS[name], trained=trained, run_eagerly=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "adam"])
 def test_the_state_of_optimizers_is_kept(name):
     make = CALLBACKS["stages and rates"]
@@ -165,6 +167,7 @@ def test_the_state_of_optimizers_is_kept(name):
     assert_same_fit(search, make, name, trained=int(name != "average of weights"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hook", "kind"),
     [("on_train_batch_begin", RuntimeError), ("on_train_batch_end", KeyboardInterrupt)],
@@ -189,6 +192,7 @@ def test_a_search_that_is_interrupted_leaves_no_trace(hook, kind, monkeypatch):
     assert_same_fit(search, callbacks)
 
 
+@pytest.mark.slow
 def test_a_search_that_ends_in_nan_leaves_no_trace():
     x, y = make_data()
     x[4] = np.nan
@@ -201,6 +205,7 @@ def test_a_search_that_ends_in_nan_leaves_no_trace():
     assert_same_fit(search, CALLBACKS["stages and rates"])
 
 
+@pytest.mark.slow
 def test_the_callbacks_are_as_before():
     callbacks = CALLBACKS["stages and rates"]()
     before = [{**vars(c)} for c in callbacks]
@@ -236,6 +241,7 @@ class Items(ITEMS):
         np.random.shuffle(self.order)
 
 
+@pytest.mark.slow
 def test_items_hear_of_no_epoch():
     items = Items()
 
@@ -246,6 +252,7 @@ def test_items_hear_of_no_epoch():
     assert_same_fit(search, CALLBACKS["none"])
 
 
+@pytest.mark.slow
 def test_an_iterator_is_drawn_from_once_and_says_so():
     def stream():
         for i in range(100):
@@ -270,6 +277,7 @@ def test_an_iterator_is_drawn_from_once_and_says_so():
         find_learning_rate(model, iter([]), steps=6)
 
 
+@pytest.mark.slow
 @pytest.mark.backend("tensorflow")
 @pytest.mark.parametrize("shuffles", [False, True])
 def test_a_dataset_is_read_as_often_as_needed(shuffles, recwarn):
@@ -300,6 +308,7 @@ def test_the_generator_of_a_loader_is_put_back():
 # --- generators -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.keras3
 @pytest.mark.parametrize("exists", [False, True])
 def test_keras_global_generator_draws_what_it_would_have_drawn(exists):
@@ -315,6 +324,7 @@ def test_keras_global_generator_draws_what_it_would_have_drawn(exists):
     np.testing.assert_array_equal(*drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.backend("tensorflow")
 def test_eager_operations_of_tensorflow_draw_what_they_would_have_drawn():
     import tensorflow as tf

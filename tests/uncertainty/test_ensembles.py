@@ -23,6 +23,7 @@ def models():
     return [model(seed) for seed in range(3)]
 
 
+@pytest.mark.slow
 def test_each_model_is_a_sample(models):
     prediction = ensemble_predict(models, X, keep_samples=True, verbose=0)
     known = MCPrediction.from_samples([m.predict(X, verbose=0) for m in models])
@@ -41,6 +42,7 @@ def test_samples_are_kept_on_request_only(models):
         _ = ensemble_predict(models, X, verbose=0).samples
 
 
+@pytest.mark.slow
 def test_weights_of_one_model_follow_one_another(models):
     one = model(9)
 

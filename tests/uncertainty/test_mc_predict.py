@@ -40,6 +40,7 @@ def predict(model, x=X, **options):
 # What is random
 
 
+@pytest.mark.slow
 def test_only_dropout_is_active():
     made = classifier()
     made.compile("sgd", "sparse_categorical_crossentropy")
@@ -69,6 +70,7 @@ def test_only_dropout_is_active():
         assert np.abs(fits - logits[t, row]).max(axis=-1).min() < 1e-4
 
 
+@pytest.mark.slow
 def test_with_the_same_masks_a_sample_equals_a_pass_of_its_own():
     inputs = keras.Input((8,))
     masked = layers.Dropout(0.5)(layers.Dense(16, activation="relu")(inputs))
@@ -345,6 +347,7 @@ def test_half_precision_is_accumulated_in_double():
     )
 
 
+@pytest.mark.slow
 def test_inside_a_fit_it_sees_the_weights_of_the_moment_and_disturbs_nothing():
     y = np.arange(10) % 3
     found = []
@@ -497,6 +500,7 @@ def test_dropout_that_fit_leaves_off_is_not_sampled_in_silence():
 # Copies
 
 
+@pytest.mark.slow
 def test_a_model_that_was_sampled_is_copied_and_saved_as_ever(tmp_path):
     made = classifier()
     predict(made)
