@@ -1,18 +1,17 @@
-"""Ways of fine-tuning over a grid of base rates: measured, kept, and put into a table.
+"""Ways of fine-tuning over a grid of base rates: measured and kept, fit by fit.
 
 Every arm is tried at all rates on the first seed. The two rates with the best
 validation accuracy there are then trained on the other seeds, and what is reported is
-the rate that is best on all validation images. What has been measured stays in the
-file, fit by fit: a run that was interrupted goes on, and more arms or seeds add to it.
+the rate that is best on all validation images (`_tables.ways`). What has been measured
+stays in the file: a run that was interrupted goes on, and more arms or seeds add to it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,47 +118,3 @@ def _best_rates(records: list[Record], case: Record, arm: str) -> list[float | N
     key = {**case, "arm": arm, "seed": 0}
     first = [(r["validation"], r["rate"]) for r in records if key.items() <= r.items()]
     return [rate for _, rate in sorted(first, key=lambda x: x[0])[:-3:-1]]
-
-
-def table(records: list[Record]) -> Iterator[str]:
-    """Rows of a Markdown table: each arm at the rate that is best on validation."""
-    yield "| way | rate | validation | test | seconds | seeds |"
-    yield "|---|---|---|---|---|---|"
-    for arm in dict.fromkeys(r["arm"] for r in records):
-        of_arm = [r for r in records if r["arm"] == arm]
-        rates = {
-            rate: [r for r in of_arm if r["rate"] == rate]
-            for rate in dict.fromkeys(r["rate"] for r in of_arm)
-        }
-        most = max(map(len, rates.values()))
-        rates = {rate: some for rate, some in rates.items() if len(some) == most}
-        best = max(rates, key=lambda rate: mean(rates[rate], "validation")[0])
-        chosen = rates[best]
-        cells = [
-            "found" if best is None else f"{best:g}",
-            "{:.3f} ± {:.3f}".format(*mean(chosen, "validation")),
-            "{:.3f} ± {:.3f}".format(*mean(chosen, "test")),
-            "{:.0f}".format(mean(chosen, "processor_seconds")[0]),
-            str(len(chosen)),
-        ]
-        yield f"| {arm} | " + " | ".join(cells) + " |"
-
-
-def by_rate(records: list[Record]) -> Iterator[str]:
-    """Rows of a Markdown table: test accuracy of each arm at every rate, first seed."""
-    rates = sorted({r["rate"] for r in records if r["seed"] == 0} - {None})
-    yield "| way | " + " | ".join(f"{rate:g}" for rate in rates) + " |"
-    yield "|---" * (len(rates) + 1) + "|"
-    for arm in dict.fromkeys(r["arm"] for r in records if r["rate"] is not None):
-        found = {
-            r["rate"]: r["test"] for r in records if (r["arm"], r["seed"]) == (arm, 0)
-        }
-        cells = (f"{found[rate]:.3f}" if rate in found else "" for rate in rates)
-        yield f"| {arm} | " + " | ".join(cells) + " |"
-
-
-def mean(records: list[Record], key: str) -> tuple[float, float]:
-    """The mean and its standard error."""
-    values = [record[key] for record in records]
-    error = np.std(values, ddof=1) / math.sqrt(len(values)) if values[1:] else np.nan
-    return float(np.mean(values)), float(error)

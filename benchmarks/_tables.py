@@ -204,6 +204,57 @@ def recipes(results):
     return "\n".join(lines)
 
 
+def mean(records, key):
+    """The mean and its standard error."""
+    values = [record[key] for record in records]
+    error = np.std(values, ddof=1) / len(values) ** 0.5 if values[1:] else np.nan
+    return float(np.mean(values)), float(error)
+
+
+def chosen(records):
+    """Of a grid (`_grid.py`), by way: its rate that is best on validation, and fits."""
+    for way in dict.fromkeys(r["arm"] for r in records):
+        rates = {}
+        for record in records:
+            if record["arm"] == way:
+                rates.setdefault(record["rate"], []).append(record)
+        most = max(map(len, rates.values()))
+        rates = {rate: some for rate, some in rates.items() if len(some) == most}
+        best = max(rates, key=lambda rate: mean(rates[rate], "validation")[0])
+        yield way, best, rates[best]
+
+
+def ways(records):
+    """Each way at the rate that is best on validation images."""
+    lines = [
+        "| way | rate | validation | test | seconds of processor | seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for way, rate, some in chosen(records):
+        cells = ["found" if rate is None else f"{rate:g}"]
+        for key in ("validation", "test"):
+            value, error = mean(some, key)
+            cells.append(f"{value:.3f}" + f" ± {error:.3f}" * bool(some[1:]))
+        cells += [f"{mean(some, 'processor_seconds')[0]:.0f}", str(len(some))]
+        lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def by_rate(records):
+    """The test accuracy of each way at every rate, of the first seed."""
+    of_first = [r for r in records if r["seed"] == 0 and r["rate"] is not None]
+    rates = sorted({r["rate"] for r in of_first})
+    lines = [
+        "| way | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
+        "|---" * (len(rates) + 1) + "|",
+    ]
+    for way in dict.fromkeys(r["arm"] for r in of_first):
+        found = {r["rate"]: r["test"] for r in of_first if r["arm"] == way}
+        cells = (f"{found[rate]:.3f}" if rate in found else "" for rate in rates)
+        lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 # By the name of a table: the page that shows it, the results, and what makes it.
 TABLES = {
     "detection": (
@@ -239,6 +290,10 @@ TABLES = {
         find_rate,
     ),
     "recipes": ("features/fine_tune.md", "recipes.json", recipes),
+    "photographs": ("real_networks.md", "clothing.json", ways),
+    "photographs by rate": ("real_networks.md", "clothing.json", by_rate),
+    "normalization": ("real_networks.md", "batch_norm.json", ways),
+    "normalization by rate": ("real_networks.md", "batch_norm.json", by_rate),
     "coverage": ("recipes/regression.md", "coverage.json", coverage),
 }
 

@@ -27,6 +27,7 @@ os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 
 import _clothing
 import _grid
+import _tables
 import numpy as np
 from sklearn.datasets import load_digits
 
@@ -139,7 +140,7 @@ def main():
         _grid.measure(
             records, options.json, {}, arms, run, options.seeds, options.rates
         )
-    print("\n".join([*_grid.table(records), "", *_grid.by_rate(records)]))
+    print(_tables.ways(records), _tables.by_rate(records), sep="\n\n")
 
 
 if __name__ == "__main__":

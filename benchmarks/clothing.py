@@ -11,8 +11,12 @@ only. `seconds` is by the clock, with nothing else running if the machine was qu
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import _grid
+import _tables
 from _clothing import BATCH, EPOCHS, compiled, run
+from matplotlib.figure import Figure
 
 from keras_finetune import (
     DiscriminativeLR,
@@ -80,13 +84,50 @@ ARMS = {
 FOUND = {"fine_tune, rates found": found}
 
 
+OURS = ("stages and rates", *FOUND)
+
+
+def draw(records, size):
+    """Accuracy against the base rate, and against seconds at the rate chosen."""
+    figure = Figure((9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 4))
+    for way, rate, some in _tables.chosen(records):
+        line = {"color": "#d9690f" if way in OURS else "#71849a"}
+        line["marker"] = "osD^vX"[[*FOUND, *ARMS].index(way)]
+        first = sorted(
+            (r["rate"], r["test"])
+            for r in records
+            if r["arm"] == way and rate
+            if r["seed"] == 0
+        )
+        left.plot(*zip(*first, strict=True), **line) if first else None
+        seconds = _tables.mean(some, "processor_seconds")[0]
+        value, error = _tables.mean(some, "test")
+        right.errorbar(seconds, value, error, capsize=3, **line)
+        right.annotate(
+            way, (seconds, value), (7, 5), textcoords="offset points", fontsize=8.5
+        )
+    left.set_xscale("log")
+    left.set_xlabel("base learning rate")
+    left.set_ylabel("test accuracy")
+    left.set_ylim(0, 0.8)
+    right.set_xlabel("seconds of processor, at the rate chosen")
+    right.margins(x=0.3)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"SqueezeNet, {size or 'all'} photographs of clothes a class")
+    return figure
+
+
 def main():
     parser = _grid.parser(__doc__, [*FOUND, *ARMS], RATES)
+    parser.add_argument("--figure", type=Path, help="where to draw this size")
     parser.add_argument("--per-class", type=int, default=20, help="0 for all")
     arguments = parser.parse_args()
     records = _grid.load(arguments.json)
+    per_class = arguments.per_class or None
     if not arguments.table:
-        per_class = arguments.per_class or None
         for arms, rates in ((FOUND, [None]), (ARMS, arguments.rates)):
             _grid.measure(
                 records,
@@ -100,7 +141,9 @@ def main():
     for size in dict.fromkeys(record["per_class"] for record in records):
         some = [record for record in records if record["per_class"] == size]
         print(f"{size or 'all'} images a class\n")
-        print("\n".join([*_grid.table(some), "", *_grid.by_rate(some), ""]))
+        print(_tables.ways(some), _tables.by_rate(some), sep="\n\n", end="\n\n")
+        if arguments.figure and size == per_class:
+            draw(some, size).savefig(arguments.figure, dpi=120)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ MkDocs calls these functions (`hooks` in `mkdocs.yml`).
 from __future__ import annotations
 
 import base64
+import itertools
 import json
+import operator
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,13 +76,22 @@ def as_page(notebook: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]]
 
 
 def outputs(cell: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The outputs of a cell, each in the richest form that a page can show."""
+    """The outputs of a cell, each in the richest form that a page can show.
+
+    Lines of text that follow one another are one output, whichever call printed them.
+    """
+    found = []
     for output in cell["outputs"]:
         data = output.get("data", {"text/plain": output.get("text", "")})
         for kind in ("image/png", "text/html", "text/plain"):
             if kind in data:
-                yield kind, "".join(data[kind])
+                found.append((kind, "".join(data[kind])))
                 break
+    for kind, some in itertools.groupby(found, key=operator.itemgetter(0)):
+        contents = [content for _, content in some]
+        if kind == "text/plain":
+            contents = ["\n".join(content.rstrip() for content in contents)]
+        yield from ((kind, content) for content in contents)
 
 
 def fenced(text: str, language: str) -> str:

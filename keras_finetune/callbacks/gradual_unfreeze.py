@@ -190,7 +190,7 @@ class GradualUnfreeze(FineTuningCallback):
         said = stages.never_trained()
         if self.groups is None:
             said.append(
-                "The groups are this callback's own; in `fit` it takes those of "
+                "These are this callback's own groups; in `fit` it uses those of "
                 "another callback that was given some."
             )
         report = Report(table, *said)
