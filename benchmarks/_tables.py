@@ -80,6 +80,9 @@ def coverage(results):
     return "\n".join(lines)
 
 
+DEFAULTS = "body at 0.03 to 0.3, 5 groups, all train after 50%"
+
+
 def defaults(records, task):
     """The grid of `defaults.py`: mean validation accuracy at each base rate."""
     of_task = [r for r in records if r["task"] == task]
@@ -94,7 +97,8 @@ def defaults(records, task):
             for key in ((choice, rate) for rate in rates)
         ]
         cells = [f"{np.mean(some):.3f}" if some else "" for some in scores]
-        lines.append(f"| {choice} | " + " | ".join(cells) + " |")
+        name = f"**{choice}**" if choice == DEFAULTS else choice
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
