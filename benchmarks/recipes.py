@@ -54,7 +54,7 @@ def score(on, recipe):
     if recipe == "lp-ft":
         rates.append(search(callbacks, stage=1))
         callbacks = fine_tune(EPOCHS, recipe=name, rates=rates)
-    model.optimizer.learning_rate = rates[0]
+    model.optimizer.learning_rate = rates[0]  # "lp-ft" sets its own
     model.fit(
         x,
         y,

@@ -95,5 +95,13 @@ def path(name: str, value: Any) -> str:
     return found
 
 
+def folder(name: str, value: Any) -> str:
+    """Return the path of a folder, which may be made, or raise naming the argument."""
+    found = path(name, value)
+    if os.path.exists(found) and not os.path.isdir(found):
+        raise ValueError(_message(name, "a folder", value) + ", which is a file")
+    return found
+
+
 def _message(name: str, expected: str, value: Any) -> str:
     return f"Argument `{name}` must be {expected}. Received: {name}={value!r}"

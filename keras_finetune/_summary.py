@@ -31,7 +31,8 @@ def summary(model: Any, callbacks: Any = (), *, epochs: int | None = None) -> Re
 
     A table of the groups, bottom to top: layers, parameters, how many of these train
     in the end, the epochs (counted from 0) in which they do, and the learning rate
-    with which the group begins. With `GradualUnfreeze` also a table of its stages;
+    with which the group begins; where the base rate changes from stage to stage, also
+    that of the last stage. With `GradualUnfreeze` also a table of its stages;
     with `FeatureCache` what is computed once a row, in each stage or in the whole fit.
     The model, its flags and its optimizer are left as they are.
 
@@ -79,8 +80,7 @@ def summary(model: Any, callbacks: Any = (), *, epochs: int | None = None) -> Re
         parts.append(
             training.stages.table(
                 training.unfreeze.when(training.stages, epochs),
-                training.rate,
-                training.unfreeze.learning_rate_factor,
+                training.unfreeze.base_rates(training.rate, training.stages),
                 training.selects,
                 {_CACHED: cells} if cached else None,
             )
@@ -192,16 +192,26 @@ class _Training:
     ) -> tuple[str, str]:
         if not own:
             return "never", "-"
-        base = 1.0 if self.rate is None else self.rate
+        bases = [1.0 if self.rate is None else self.rate]
         when = _epochs.spans([0], epochs)[0]
         if self.stages is not None and self.unfreeze is not None:
             # Stage s trains the groups from `last - s` on.
             stage = max(self.stages.last - index, 0)
             when = self.unfreeze.when_from(stage, self.stages, epochs)
-            base *= self.unfreeze.learning_rate_factor**stage
-        rates = sorted({base * self.factor(v) for v in own})
-        said = f"{rates[0]:.3g}"
-        return when, said if len(rates) == 1 else f"{said} - {rates[-1]:.3g}"
+            every = bases
+            if self.rate is not None or self.unfreeze.learning_rates is None:
+                every = self.unfreeze.base_rates(bases[0], self.stages) or bases
+            bases = list(dict.fromkeys((every[min(stage, len(every) - 1)], every[-1])))
+        factors = [self.factor(v) for v in own]
+        low, high = min(factors), max(factors)
+        # Of the first stage in which the group trains, and of the last one.
+        said = [
+            f"{base * low:.3g}"
+            if low == high
+            else f"{base * low:.3g} - {base * high:.3g}"
+            for base in bases
+        ]
+        return when, " to ".join(said)
 
 
 def _briefly(asks: FeatureCache | None, stage: Part | Obstacle) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from keras_finetune import _checks
 from keras_finetune.callbacks import (
@@ -15,29 +15,34 @@ from keras_finetune.callbacks import (
     TrainOnly,
 )
 
+Recipe: TypeAlias = Literal[
+    "default", "lp-ft", "ulmfit", "layer-decay", "fastai", "bias", "lora"
+]
+
 
 def fine_tune(
     epochs: int,
     *,
-    recipe: str = "default",
+    recipe: Recipe = "default",
     rates: Sequence[float] | None = None,
     cache: bool = False,
 ) -> list[Any]:
     """Return the callbacks of a recipe, for `model.fit(callbacks=...)`.
 
     Compile the model with the base learning rate, for example with what
-    `find_learning_rate` suggests, and call `fit` with the same number of epochs. It is
-    a plain list, to which other callbacks can be added; printed, it shows the words
-    that make it by hand.
+    `find_learning_rate` suggests, and call `fit` with the same number of epochs. After
+    `"lp-ft"` and `"fastai"` the optimizer keeps the rate of the last stage: compile
+    again before another run. It is a plain list, to which other callbacks can be added;
+    printed, it shows the words that make it by hand.
 
     - `"lp-ft"`: the head alone for a third of the epochs, then all groups at a tenth of
       the rate, or at the second of `rates`; in either part the rate rises and falls
       along a cosine.
     - `"ulmfit"`: one more group each epoch, the rate of each group 2.6 times that of
       the one below, under a slanted triangle.
-    - `"layer-decay"`: all layers from the start, with rates that fall by 0.65 from
-      block to block, a rise of a tenth and a cosine; as for MAE and BEiT. (ELECTRA
-      has 0.8 to 0.9.)
+    - `"layer-decay"`: all layers from the start, with rates multiplied by 0.65
+      from each block to the one below, a rise of a tenth and a cosine; as for MAE and
+      BEiT. (ELECTRA has 0.8 to 0.9.)
     - `"fastai"`: its `fine_tune`: the head for one epoch, then everything at half the
       rate, the body at a hundredth of that, one cycle each, of which the first rises
       to its end.
@@ -51,9 +56,10 @@ def fine_tune(
             need 2.
         recipe: The name of a recipe.
         rates: For `"lp-ft"`: the base rates of its two stages, such as
-            `find_learning_rate(..., stage="each")` suggests. Compile with the first.
-            A new head bears a far higher rate than what was pre-trained, and how far
-            depends on the task. Defaults to the rate of `compile` and a tenth of it.
+            `find_learning_rate(..., stage="each")` suggests, whatever the rate of
+            `compile` is. A new head tolerates a far higher rate than what was
+            pre-trained; how much higher depends on the task. Defaults to the rate of
+            the optimizer and a tenth of it.
         cache: Whether to compute the features of frozen groups once a row, with a
             `FeatureCache`: for `"lp-ft"`, `"ulmfit"` and `"fastai"`, where some are
             frozen at first. The model must have a graph, that is, no `call` of its
@@ -95,24 +101,29 @@ def fine_tune(
     if rates is None:
         callbacks = _RECIPES[name](epochs)
     else:
-        callbacks = _lp_ft(epochs, _factor(name, rates))
+        callbacks = _lp_ft(epochs, _two_rates(name, rates))
     return [*callbacks, *([FeatureCache()] if cache else [])]
 
 
-def _factor(name: str, rates: Any) -> float:
-    """Return what the second of two rates is to the first."""
+def _two_rates(name: str, rates: Any) -> list[float]:
+    """Return the rates of two stages, or raise naming the argument."""
     if name != "lp-ft":
         raise ValueError(
             "Argument `rates` is for the recipe 'lp-ft', whose two stages differ. "
             f"Received: rates={rates!r}, recipe={name!r}"
         )
-    if not isinstance(rates, (list, tuple)) or len(rates) != 2:
+    if not hasattr(rates, "__len__") or isinstance(rates, str) or len(rates) != 2:
         raise TypeError(
             "Argument `rates` must be a list of two learning rates: for the head, and "
             f"for everything. Received: rates={rates!r}"
         )
-    first, second = (_checks.number("rates", r, 0.0, exclusive=True) for r in rates)
-    return second / first
+    if any(rate is None for rate in rates):
+        raise TypeError(
+            "Argument `rates` must hold numbers. Where `find_learning_rate` suggests "
+            "None, its `reason` says why; choose a rate yourself. "
+            f"Received: rates={rates!r}"
+        )
+    return [_checks.number("rates", rate, 0.0, exclusive=True) for rate in rates]
 
 
 def _cosine(**arguments: Any) -> OneCycle:
@@ -120,13 +131,14 @@ def _cosine(**arguments: Any) -> OneCycle:
     return OneCycle(0.1, momentum=None, **arguments)
 
 
-def _lp_ft(epochs: int, factor: float = 0.1) -> list[Any]:
-    """Return the head alone, then everything at `factor` times the rate."""
+def _lp_ft(epochs: int, rates: Sequence[float] | None = None) -> list[Any]:
+    """Return the head alone, then everything at a rate of its own."""
     every = [max(1, round(epochs / 3))]
-    return [
-        GradualUnfreeze(2, every=every, learning_rate_factor=factor),
-        _cosine(per="stage"),
-    ]
+    if rates is None:
+        unfreeze = GradualUnfreeze(2, every=every, learning_rate_factor=0.1)
+    else:
+        unfreeze = GradualUnfreeze(2, every=every, learning_rates=rates)
+    return [unfreeze, _cosine(per="stage")]
 
 
 _RECIPES: Mapping[str, Callable[[int], list[Any]]] = {

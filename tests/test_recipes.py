@@ -52,12 +52,13 @@ def test_each_stage_of_a_probe_can_have_its_own_rate():
     model = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)]
     )
-    model.compile(keras.optimizers.Adam(0.04), "mse")
+    model.compile(keras.optimizers.Adam(0.7), "mse")  # whatever the rate is
     callbacks = fine_tune(3, recipe="lp-ft", rates=[0.04, 0.001])
     x = np.ones((8, 4), "float32")
     model.fit(x, x[:, :1], epochs=3, verbose=0, callbacks=callbacks)
     rates = [stage["learning_rate"] for stage in callbacks[0].history]
     np.testing.assert_allclose(rates, [0.04, 0.001], rtol=1e-5)
+    assert "learning_rates=[0.04, 0.001]" in repr(callbacks)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_each_stage_of_a_probe_can_have_its_own_rate():
         ({"epochs": 4, "cache": 1}, TypeError, "cache"),
         ({"epochs": 4, "rates": 0.1}, TypeError, "list of two"),
         ({"epochs": 4, "rates": [0.1, 0.01, 0.001]}, TypeError, "list of two"),
-        ({"epochs": 4, "rates": [0.1, None]}, TypeError, "rates"),
+        ({"epochs": 4, "rates": [0.1, None]}, TypeError, "`reason`"),
         ({"epochs": 4, "rates": [0.1, 0.0]}, ValueError, "rates"),
         ({"epochs": 4, "rates": [0.1, 1], "recipe": "bias"}, ValueError, "lp-ft"),
         (

@@ -105,7 +105,14 @@ def test_bounds_schedules_and_models_that_are_not_compiled():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 10, 0.5)
     report = summary(compiled(schedule), ours(learning_rate_factor=0.1))
     assert "SGD with a schedule, now at 0.5" in report.parts[0]
-    assert [row[-1] for row in rows(report).values()] == ["5e-05", "0.005", "0.5"]
+    assert [row[-1] for row in rows(report).values()] == [
+        "5e-05",
+        "0.005 to 0.0005",
+        "0.5 to 0.005",
+    ]
+    report = summary(compiled(), ours(learning_rates=[0.4, 0.2, 0.1]))
+    assert [row[-1] for row in rows(report, 1).values()] == ["0.4", "0.2", "0.1"]
+    assert rows(report)["head"][-1] == "0.4 to 0.1"
     report = summary(reference.make_model(), ours())
     assert "Not compiled" in report.parts[0]
     assert [row[-1] for row in rows(report).values()] == ["0.01", "0.1", "1"]

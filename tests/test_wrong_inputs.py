@@ -6,10 +6,12 @@ import reference
 
 from keras_finetune import (
     DiscriminativeLR,
+    FeatureCache,
     GradualUnfreeze,
     TrainOnly,
     WeightNormLogger,
     convert_dropout,
+    find_learning_rate,
     layer_groups,
     mc_predict,
 )
@@ -75,6 +77,11 @@ AT_ONCE = {
         lambda: DiscriminativeLR(multipliers=[-1, 1]),
         r"in multipliers=\[-1, 1\]",
     ),
+    "a file as folder": (lambda: FeatureCache(folder=__file__), "a folder"),
+    "stage='all'": (
+        lambda: find_learning_rate(compiled(), X, X[:, :1], stage="all"),
+        "'each'",
+    ),
     "multipliers=3.5": (lambda: DiscriminativeLR(multipliers=3.5), "a list"),
     "bounds reversed": (lambda: DiscriminativeLR(bounds=(1e-3, 1e-5)), "low <= high"),
     "bounds=1e-3": (lambda: DiscriminativeLR(bounds=1e-3), "a pair"),
@@ -139,6 +146,12 @@ IN_FIT = {
         DiscriminativeLR(multipliers=[0.1, 1.0], groups=GROUPS),
         "each of the 3 groups",
     ),
+    "multipliers for more groups": (
+        DiscriminativeLR(multipliers=[0.1, 0.2, 0.5, 1]),
+        "`multipliers` must have .* at most 3 groups",
+    ),
+    "no multipliers": (DiscriminativeLR(multipliers=[]), r"multipliers=\[\]"),
+    "LoRA that is not enabled": (TrainOnly("lora"), "enable_lora"),
     "a monitor with a typo": (GradualUnfreeze(monitor="lss", patience=1), "'loss'"),
     "nothing to monitor": (
         GradualUnfreeze(monitor="val_loss", patience=1),

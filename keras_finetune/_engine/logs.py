@@ -36,6 +36,7 @@ def expected(model: Any) -> Expected:
     )
     names = {"loss", *_names(_asked_of_compile(model))}
     names.update(str(metric.name) for metric in model.metrics)
+    names.discard("compile_metrics")  # the one that holds those of `compile`
     outputs = [str(name) for name in getattr(model, "output_names", None) or ()]
     names.update(f"{output}_{name}" for output in outputs for name in list(names))
     keys = {*names, *_ADDED}

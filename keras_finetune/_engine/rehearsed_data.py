@@ -56,7 +56,7 @@ class Data:
                 "`fit`, or a `PyDataset`, a dataset or arrays here.",
                 stacklevel=3,
             )
-        elif _goes_on_shuffling(x):
+        elif goes_on_shuffling(x):
             warnings.warn(
                 "A `tf.data.Dataset` that shuffles keeps its own count of passes, "
                 "which cannot be put back: `fit` will see the order of a later pass. "
@@ -125,13 +125,13 @@ class _Stoppable:
             self._is_stopped = True
 
 
-def _goes_on_shuffling(x: Any) -> bool:
+def goes_on_shuffling(x: Any) -> bool:
     """Whether a `tf.data.Dataset` shuffles differently in each pass."""
     if not hasattr(x, "element_spec"):
         return False
     inputs: list[Any] = getattr(x, "_inputs", list)()
     again = getattr(x, "_reshuffle_each_iteration", False)
-    return bool(again) or any(map(_goes_on_shuffling, inputs))
+    return bool(again) or any(map(goes_on_shuffling, inputs))
 
 
 def _loaders_generators(x: Any) -> Callable[[], None]:

@@ -52,6 +52,21 @@ def of_tiny_multipliers(multipliers: Mapping[str, float]) -> str | None:
     )
 
 
+def of_multipliers_upside_down(multipliers: Sequence[float]) -> str | None:
+    """Say that the head trains slowest, as it does if a list begins with it.
+
+    Args:
+        multipliers: From the input to the head.
+    """
+    if multipliers[-1] >= multipliers[0]:
+        return None
+    return (
+        "`multipliers` are listed from the input to the head, so that the head trains "
+        f"at {multipliers[-1]:g} and the lowest layers at {multipliers[0]:g} of the "
+        "base learning rate. Reverse the list if you began with the head."
+    )
+
+
 def of_early_stopping(theirs: int, ours: int) -> str | None:
     """Say that `EarlyStopping` ends `fit` before a stalled metric starts a stage.
 

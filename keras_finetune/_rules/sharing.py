@@ -20,7 +20,8 @@ def shared_groups(model: Any, callback: Any, neighbours: Sequence[Any]) -> Layer
         callback: A callback with an argument `groups`.
         neighbours: The callbacks of the same `fit`, itself among them or not. Those
             that give groups say so by `gives_groups`, have an attribute `groups`, and
-            may have one `group_count` if their arguments tell how many there must be.
+            may have one `group_count` if their `multipliers` tell how many there must
+            be.
     """
     others = [
         c for c in neighbours if c is not callback and getattr(c, "gives_groups", False)
@@ -29,14 +30,23 @@ def shared_groups(model: Any, callback: Any, neighbours: Sequence[Any]) -> Layer
     given = [c for c in (callback, *others) if c.groups is not None]
     if given:
         return layer_groups(model, given[0].groups)
-    counts = [getattr(c, "group_count", None) for c in (callback, *others)]
-    return few_groups(model, next((n for n in counts if n is not None), None))
+    counting = [
+        c for c in (callback, *others) if getattr(c, "group_count", None) is not None
+    ]
+    if not counting:
+        return few_groups(model)
+    automatic, count = layer_groups(model), counting[0].group_count
+    if not 1 <= count <= len(automatic):
+        raise ValueError(
+            f"Argument `multipliers` must have a number for each of at most "
+            f"{len(automatic)} groups, as the model has {list(automatic.names)}. "
+            f"Received: multipliers={counting[0].multipliers!r}"
+        )
+    return layer_groups(model, count)
 
 
-def few_groups(model: Any, count: int | None = None) -> LayerGroups:
-    """Return the automatic groups, merged into `count` or at most five."""
-    if count is not None:
-        return layer_groups(model, count)
+def few_groups(model: Any) -> LayerGroups:
+    """Return the automatic groups, merged into at most five."""
     automatic = layer_groups(model)
     return automatic if len(automatic) <= FEW else layer_groups(model, FEW)
 

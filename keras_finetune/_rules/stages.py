@@ -239,8 +239,7 @@ class Stages:
     def table(
         self,
         epochs: list[str],
-        rate: float | None,
-        learning_rate_factor: float,
+        rates: Sequence[float] | None,
         selects: Callable[[Any], bool] | None = None,
         more: Mapping[str, Sequence[str]] | None = None,
     ) -> Table:
@@ -248,14 +247,13 @@ class Stages:
 
         Args:
             epochs: When each stage trains, in words.
-            rate: The base learning rate of stage 0, if known.
-            learning_rate_factor: The factor on it from stage to stage.
+            rates: The base learning rate of each stage, if known.
             selects: Whether a variable trains when its group does. Defaults to all.
             more: Further columns, by their titles: a cell for each stage.
         """
         more = more or {}
         header = ["stage", "epochs", "trains too", "trainable"]
-        header += [*([] if rate is None else ["base rate"]), *more]
+        header += [*([] if rates is None else ["base rate"]), *more]
         rows = []
         trained = self._counts(selects)
         for stage, when in enumerate(epochs):
@@ -263,10 +261,10 @@ class Stages:
             new = self.groups[lowest : None if stage == 0 else lowest + 1]
             names = ", ".join(group.name for group in reversed(new))
             row = [str(stage), when, names, f"{trained[stage]:,}"]
-            if rate is not None:
-                row.append(f"{rate * learning_rate_factor**stage:.3g}")
+            if rates is not None:
+                row.append(f"{rates[stage]:.3g}")
             rows.append([*row, *(cells[stage] for cells in more.values())])
-        right = (0, 3) if rate is None else (0, 3, 4)
+        right = (0, 3) if rates is None else (0, 3, 4)
         return Table(header, rows, right=right)
 
     def _counts(self, selects: Callable[[Any], bool] | None) -> list[int]:

@@ -94,7 +94,9 @@ class Caching:
         feeding.end_epoch()
         # As many epochs compute every row as there are variants of it.
         seen = self._epochs > feeding.copies
-        if seen and feeding.stopped is None and again < _FEW * new:
+        # Of rows that found no room none comes again.
+        could = min(new, feeding.stored)
+        if seen and feeding.stopped is None and again < _FEW * could:
             feeding.stop(
                 f"of {new:,} rows in epoch {self._epoch} only {again:,} had been seen "
                 "before. Are they augmented before they reach the model? Random "
@@ -217,14 +219,14 @@ def told(stage: Part | Obstacle, copies: int = 1) -> str:
     said = _kept(stage, copies)
     if stage.resting:
         said += (
-            f" Noise between frozen layers rests: {_named(stage.resting)}; with "
-            '`frozen_mode="training"` it stays active.'
+            f" Noise between frozen layers is switched off: {_named(stage.resting)}; "
+            'with `frozen_mode="training"` it stays active.'
         )
     if stage.noisy:
         name = stage.noisy[0].name
         said += (
             f" More could be cached if {name!r} did not draw random numbers between "
-            'frozen layers: `frozen_mode="inference"` lets it rest.'
+            'frozen layers: `frozen_mode="inference"` switches it off.'
         )
     if stage.augmenting:
         name = stage.augmenting[0].name

@@ -38,11 +38,12 @@ _SETTINGS = (
     "restore_best",
     "early_stopping",
     "learning_rate_factor",
+    "learning_rates",
     "batch_norm",
     "frozen_mode",
 )
 # What a backup of a release without these settings was written with.
-_ADDED = {"restore_best": False, "early_stopping": "run"}
+_ADDED = {"restore_best": False, "early_stopping": "run", "learning_rates": None}
 
 
 class Unfreezing:
@@ -98,6 +99,8 @@ class Unfreezing:
         model, stages = self._model, self.stages
         if self._asks.monitor is not None:
             check_monitor(model, self._asks.monitor)
+        if self._asks.learning_rates is not None:
+            self._check_rates()
         self._progress.fix(stages.last, epochs)
         optimizer.warn_inexact(model)
         running = session.join(model)
@@ -150,6 +153,20 @@ class Unfreezing:
             warnings.warn(advice.of_ending_early(stage, last, frozen), stacklevel=3)
 
     # --- what cannot be meant --------------------------------------------------------
+
+    def _check_rates(self) -> None:
+        """Raise where the base rates of stages cannot be given to the optimizer."""
+        model, asks = self._model, self._asks
+        asks.base_rates(optimizer.learning_rate(model), self.stages)
+        others = [c for c in fit.callbacks_of_fit(model) if getattr(c, "bounds", None)]
+        if optimizer.is_scheduled(model) or others:
+            raise ValueError(
+                "Argument `learning_rates` gives the optimizer the rate of each stage, "
+                "which a `LearningRateSchedule` or the `bounds` of `DiscriminativeLR` "
+                "give as well. Compile with a number, and use `decay` or "
+                f"`multipliers`. Received: {asks!r}"
+                + (f" beside {others[0]!r}" if others else "")
+            )
 
     def _advise(self, epochs: int | None) -> None:
         asks, starts = self._asks, self._progress.starts
@@ -273,7 +290,13 @@ class Unfreezing:
 
     def _record(self, epoch: int, stage: int, before: int | None) -> None:
         asks, stages = self._asks, self.stages
-        if before is not None and asks.learning_rate_factor != 1.0:
+        if asks.learning_rates is not None:
+            new, base = asks.learning_rates[stage], optimizer.learning_rate(self._model)
+            # The rates of several optimizers keep their ratios.
+            optimizer.set_learning_rate(
+                self._model, lambda rate: new * (rate / base) if base else new
+            )
+        elif before is not None and asks.learning_rate_factor != 1.0:
             factor = asks.learning_rate_factor ** (stage - before)
             optimizer.set_learning_rate(self._model, lambda rate: rate * factor)
         names = [group.name for group in stages.trained(stage)]

@@ -183,7 +183,7 @@ class DiscriminativeLR(FineTuningCallback):
         if run.groups is None:
             run.groups = shared_groups(model, self, neighbours)
             warn_of_other_groups(model, self, run.groups, neighbours)
-            self._warn_of_tiny(run.groups)
+            self._warn_of_multipliers(run.groups)
         factors = self.by_variable(model, run.groups)
         running = session.join(model)
         multipliers = {k: f for k, f in factors.items() if f not in (0.0, 1.0)}
@@ -197,15 +197,19 @@ class DiscriminativeLR(FineTuningCallback):
         optimizer.check(self.model, scale=True)
         self._begin().apply()
 
-    def _warn_of_tiny(self, groups: LayerGroups) -> None:
+    def _warn_of_multipliers(self, groups: LayerGroups) -> None:
         factors = self.by_variable(self.model, groups)
         highest = {
             group.name: max(factors[variable_key(v)] for v in group.variables)
             for group in groups
         }
-        said = advice.of_tiny_multipliers(highest)
-        if said is not None:
-            warnings.warn(said, stacklevel=4)
+        listed = self.multipliers if isinstance(self.multipliers, list) else [1.0]
+        for said in (
+            advice.of_tiny_multipliers(highest),
+            advice.of_multipliers_upside_down(listed),
+        ):
+            if said is not None:
+                warnings.warn(said, stacklevel=4)
 
     def _rates(self, running: session.Session) -> dict[str, float]:
         """Return the highest rate in each group, that of the last update."""

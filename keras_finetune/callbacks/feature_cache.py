@@ -106,7 +106,7 @@ class FeatureCache(FineTuningCallback):
         super().__init__()
         self.memory = memory
         self.limit = None if memory is None else _checks.size("memory", memory)
-        self.folder = None if folder is None else _checks.path("folder", folder)
+        self.folder = None if folder is None else _checks.folder("folder", folder)
         self.frozen_mode = _checks.choice("frozen_mode", frozen_mode, _FROZEN_MODES)
         self.copies = _checks.integer("copies", copies, 1)
         self.verbose = _checks.choice("verbose", verbose, (0, 1))

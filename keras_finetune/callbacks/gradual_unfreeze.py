@@ -66,7 +66,10 @@ class GradualUnfreeze(FineTuningCallback):
             `"stage"`, and of the run only in the last stage. It can start stages
             alone, without a `monitor` of this callback.
         learning_rate_factor: Factor on the base learning rate at each unfreeze. Under
-            a `LearningRateSchedule` it multiplies what the schedule gives.
+            a `LearningRateSchedule` it multiplies what the schedule gives. After `fit`
+            the optimizer keeps the rate of the stage that was reached.
+        learning_rates: In place of that factor, the base learning rate of each stage,
+            which the optimizer is given when the stage begins, whatever rate it had.
         batch_norm: `"frozen"` (default): `BatchNormalization` in groups that start
             frozen stays in inference mode throughout, as Keras's transfer-learning
             guide recommends. `"follow"`: a frozen layer uses its statistics, an
@@ -112,6 +115,7 @@ class GradualUnfreeze(FineTuningCallback):
         restore_best: bool = False,
         early_stopping: Literal["run", "stage"] = "run",
         learning_rate_factor: float = 1.0,
+        learning_rates: Sequence[float] | None = None,
         batch_norm: Literal["follow", "frozen", "trainable"] = "frozen",
         frozen_mode: Literal["training", "inference"] = "training",
         verbose: int = 0,
@@ -139,6 +143,13 @@ class GradualUnfreeze(FineTuningCallback):
         self.learning_rate_factor = _checks.number(
             "learning_rate_factor", learning_rate_factor, 0.0, exclusive=True
         )
+        self.learning_rates = _check_rates(learning_rates)
+        if self.learning_rates is not None and learning_rate_factor != 1.0:
+            raise ValueError(
+                "Only one of `learning_rate_factor` and `learning_rates` can be given. "
+                f"Received: learning_rate_factor={learning_rate_factor!r}, "
+                f"learning_rates={learning_rates!r}"
+            )
         self.batch_norm = _checks.choice("batch_norm", batch_norm, _BATCH_NORM)
         self.frozen_mode = _checks.choice("frozen_mode", frozen_mode, _FROZEN_MODES)
         if (batch_norm, frozen_mode) == ("trainable", "inference"):
@@ -186,7 +197,7 @@ class GradualUnfreeze(FineTuningCallback):
         if getattr(model, "optimizer", None) is not None:
             rate = optimizer.learning_rate(model)
         when = self.when(stages, epochs)
-        table = stages.table(when, rate, self.learning_rate_factor)
+        table = stages.table(when, self.base_rates(rate, stages))
         said = stages.never_trained()
         if self.groups is None:
             said.append(
@@ -207,6 +218,20 @@ class GradualUnfreeze(FineTuningCallback):
     def when_from(self, stage: int, stages: Stages, epochs: int | None) -> str:
         """Return the epochs from the start of a stage on, in words."""
         return self._progress.when_from(stage, stages.last, epochs)
+
+    def base_rates(self, rate: float | None, stages: Stages) -> list[float] | None:
+        """Return the base rate of each stage, if that of the optimizer is known."""
+        n = stages.last + 1
+        if rate is None:
+            return None
+        if self.learning_rates is None:
+            return [rate * self.learning_rate_factor**stage for stage in range(n)]
+        if len(self.learning_rates) != n:
+            raise ValueError(
+                "Argument `learning_rates` must have one rate for each stage, of which "
+                f"there are {n}. Received: learning_rates={self.learning_rates!r}"
+            )
+        return self.learning_rates
 
     # --- the hooks -------------------------------------------------------------------
 
@@ -235,3 +260,15 @@ class GradualUnfreeze(FineTuningCallback):
     def _epochs(self) -> int | None:
         # Keras 2 has no `params` before it sets them.
         return (getattr(self, "params", None) or {}).get("epochs")
+
+
+def _check_rates(rates: Any) -> list[float] | None:
+    """Return `learning_rates` as floats, or raise naming the argument."""
+    if rates is None:
+        return None
+    if isinstance(rates, str) or not hasattr(rates, "__iter__"):
+        raise TypeError(
+            "Argument `learning_rates` must be a list of numbers, one for each stage. "
+            f"Received: learning_rates={rates!r}"
+        )
+    return [_checks.number("learning_rates", r, 0.0, exclusive=True) for r in rates]

@@ -31,10 +31,10 @@ class OneCycle(Scheduled):
     The rate is worked out inside the training step from the optimizer's count of
     updates: with gradient accumulation a cycle is counted in updates, with
     `steps_per_execution` every step has its own rate. The optimizer keeps its rate,
-    which `ReduceLROnPlateau`, `LearningRateScheduler` and `learning_rate_factor` of
-    `GradualUnfreeze` still change: they move the peak. `DiscriminativeLR` multiplies
-    the rate of each group. Each `fit` begins a new cycle; a run that resumes from a
-    `BackupAndRestore` goes on in the middle of the old one.
+    which `ReduceLROnPlateau`, `LearningRateScheduler` and `GradualUnfreeze` (by
+    `learning_rate_factor` or `learning_rates`) still change: they move the peak.
+    `DiscriminativeLR` multiplies the rate of each group. Each `fit` begins a new cycle;
+    a run that resumes from a `BackupAndRestore` goes on in the middle of the old one.
 
     The rate of the last update is in the logs of each epoch, as `learning_rate`.
 

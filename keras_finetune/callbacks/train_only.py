@@ -61,9 +61,12 @@ class TrainOnly(FineTuningCallback):
         selected = [v for v in everything if self._selects(v)]
         if not selected:
             paths = [variable_path(v) for v in everything]
+            hint = ""
+            if self.select == "lora":
+                hint = " Call `layer.enable_lora(rank)` on the layers first."
             raise ValueError(
                 "Argument `select` must select at least one variable. Received: "
-                f"select={self.select!r}, while the model has {paths}"
+                f"select={self.select!r}, while the model has {paths}.{hint}"
             )
         return selected
 

@@ -168,19 +168,24 @@ def ours(rates: Array, losses: Array) -> float:
     return float(rates[np.argmax(fallen >= _FALLEN * most)])
 
 
-def why_none(losses: Array, kept: int, is_whole: bool) -> str | None:
+def why_none(
+    losses: Array, kept: int, is_whole: bool, is_finite: bool = True
+) -> str | None:
     """Return why a curve suggests nothing, `None` if it does.
 
     Args:
         losses: The losses of single batches after the first tenth, as far as finite.
         kept: The number of points that suggestions look at.
         is_whole: Whether the highest rate was reached.
+        is_finite: Whether the first loss is a finite number.
     """
+    if not is_finite:
+        return "the loss of the first batch is not finite: look at the data and targets"
     kept = min(kept, len(losses))
     if kept < FEWEST:
         return (
-            f"{kept} points of the curve are left to look at, of at least {FEWEST}: "
-            "use more `steps`, or a lower `start`"
+            f"{kept} points of the curve are left without its first tenth and the last "
+            f"five, of at least {FEWEST}: use more `steps`, or a lower `start`"
         )
     curve, early = centred(losses), _early(losses)
     lowest = early + int(np.argmin(curve[early:]))

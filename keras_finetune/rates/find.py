@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 from keras_finetune import _checks
-from keras_finetune._engine import keras, rehearsal
+from keras_finetune._engine import keras, processes, rehearsal
 from keras_finetune._engine.rehearsed_data import Data
 from keras_finetune._rules.stages import memory_kept
 from keras_finetune.callbacks import DiscriminativeLR, GradualUnfreeze, TrainOnly
@@ -34,6 +34,7 @@ def find_learning_rate(
     sample_weight: Any = ...,
     class_weight: Any = ...,
     shuffle: bool = ...,
+    verbose: Literal[0, 1] = ...,
 ) -> RateSearch: ...
 @overload
 def find_learning_rate(
@@ -50,6 +51,7 @@ def find_learning_rate(
     sample_weight: Any = ...,
     class_weight: Any = ...,
     shuffle: bool = ...,
+    verbose: Literal[0, 1] = ...,
 ) -> list[RateSearch]: ...
 def find_learning_rate(
     model: Any,
@@ -65,6 +67,7 @@ def find_learning_rate(
     sample_weight: Any = None,
     class_weight: Any = None,
     shuffle: bool = True,
+    verbose: Literal[0, 1] = 0,
 ) -> RateSearch | list[RateSearch]:
     """Search for a base learning rate by training some batches at rising rates.
 
@@ -88,14 +91,16 @@ def find_learning_rate(
             watch, save, stop or schedule, do not.
         stage: The stage of `GradualUnfreeze` to search for, from the weights as they
             are now, or `"each"` for one search a stage. The rate is that of the stage,
-            with the `learning_rate_factor` of earlier ones in it.
+            whatever `learning_rate_factor` or `learning_rates` say.
         start: The first rate.
         end: The rate that would follow the last one.
-        steps: Batches to train on at most. Data are read again when they end.
+        steps: Batches to train on at most, in each search; they are then read once
+            more without learning. Data are read again when they end.
         batch_size: As in `fit`.
         sample_weight: As in `fit`.
         class_weight: As in `fit`.
         shuffle: As in `fit`.
+        verbose: 0 is silent, 1 announces each stage that was searched.
 
     Returns:
         A `RateSearch`; with `stage="each"` a list of one for each stage. Its
@@ -133,6 +138,7 @@ def find_learning_rate(
     if batch_size is not None:
         batch_size = _checks.integer("batch_size", batch_size, 1)
     shuffle = _checks.boolean("shuffle", shuffle)
+    verbose = _checks.choice("verbose", verbose, (0, 1))
     taking_part = _taking_part(callbacks)
     rehearsal.check(model)
     last = _last_stage(model, taking_part)
@@ -157,6 +163,12 @@ def find_learning_rate(
     sweeps = [Sweep(rates) for _ in stages]
     for one, sweep in zip(stages, sweeps, strict=True):
         _run(model, data, taking_part, one, last, sweep)
+        if verbose:
+            processes.announce(
+                model,
+                f"Stage {one}: {len(sweep.rates)} batches at rates from "
+                f"{sweep.rates[0]:.1e} to {sweep.rates[-1]:.1e}",
+            )
     # The same batches and masks with next to no learning: the generators are back. One
     # for all stages, with what trains in the first, which takes the least time.
     still = Sweep([rates[0]] * max(len(sweep.rates) for sweep in sweeps))
@@ -224,10 +236,21 @@ def _check_data(x: Any, y: Any, sample_weight: Any, class_weight: Any) -> None:
 
 
 def _check_stage(stage: Any) -> Any:
+    if isinstance(stage, str) and stage != "each":
+        raise ValueError(
+            "Argument `stage` must be the number of a stage, or 'each'. "
+            f"Received: stage={stage!r}"
+        )
     return stage if stage == "each" else _checks.integer("stage", stage, 0)
 
 
 def _taking_part(callbacks: Any) -> list[Any]:
+    if isinstance(callbacks, (list, tuple)):  # a list in the list, as `fit` takes it
+        callbacks = [
+            one
+            for given in callbacks
+            for one in (given if isinstance(given, (list, tuple)) else [given])
+        ]
     if not isinstance(callbacks, (list, tuple)) or not all(
         isinstance(callback, keras.callbacks.Callback) for callback in callbacks
     ):
@@ -269,5 +292,6 @@ def _copy(callback: Any, stage: int, last: int) -> Any:
         restore_best=False,
         early_stopping="run",
         learning_rate_factor=1.0,
+        learning_rates=None,
         verbose=0,
     )

@@ -80,7 +80,9 @@ class RateSearch:
         kept, curve = _suggestions.usable(rates, smoothed, steps)
         finite = losses[: _finite(losses)]
         fair = _suggestions.corrected(finite, baseline)[steps // 10 :]
-        reason = _suggestions.why_none(fair, len(kept), len(losses) == steps)
+        reason = _suggestions.why_none(
+            fair, len(kept), len(losses) == steps, len(finite) > 0
+        )
         suggestions: dict[str, float] = {}
         if reason is None:
             suggestions = {

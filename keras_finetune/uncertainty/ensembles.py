@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from keras_finetune import _checks
 from keras_finetune._engine import keras, sampling
+from keras_finetune._engine.rehearsed_data import goes_on_shuffling
 from keras_finetune._engine.sampling import predicted
 from keras_finetune.uncertainty import _streams
 from keras_finetune.uncertainty.mc_prediction import MCPrediction
@@ -55,7 +57,7 @@ def ensemble_predict(
     Raises:
         TypeError: If an argument has a wrong type.
         ValueError: If an argument has a wrong value, if the models' outputs do not
-            agree, or if one is NaN.
+            agree, if one is NaN, or if `x` is a dataset that shuffles in each pass.
 
     Example:
 
@@ -90,9 +92,16 @@ def ensemble_predict(
             "Argument `x` must be data that each model can read from the start, not an "
             f"iterator. Received: x={x!r}"
         )
+    if goes_on_shuffling(x):
+        raise ValueError(
+            "Argument `x` must come in the same order each time, so that the models "
+            "predict the same rows; this dataset shuffles anew in each pass. "
+            f"Received: x={x!r}"
+        )
     streams: list[_streams.Stream] = []
     structure: Any = None
     shapes: list[tuple[int, ...]] = []
+    first: list[np.ndarray] = []
     count = 0
     for model in models:
         _check_model(model, count)
@@ -101,7 +110,15 @@ def ensemble_predict(
         if not streams:
             structure, shapes = outputs, [values.shape for values in flat]
             streams = _make_streams(model, flat, output, keep_samples)
+            first = flat
         _check_outputs(flat, shapes, count)
+        if count and all(map(np.array_equal, first, flat)):
+            warnings.warn(
+                f"Model {count} of the ensemble predicts exactly what model 0 does: do "
+                "they have the same weights? Such models say nothing about "
+                "uncertainty.",
+                stacklevel=2,
+            )
         for stream, values in zip(streams, flat, strict=True):
             stream.update(values[np.newaxis])
         count += 1

@@ -45,7 +45,7 @@ def test_a_plan_with_a_stage_a_layer_is_linear():
 
         def plan(model=model, groups=groups, depth=depth):
             stages = Stages(model, groups, 1, "frozen")
-            stages.table(["1"] * (depth + 1), 0.1, 1.0)
+            stages.table(["1"] * (depth + 1), [0.1] * (depth + 1))
 
         counts.append(calls(plan))
     # Twice the layers are at most twice the work, and a little.

@@ -494,7 +494,7 @@ def test_what_draws_variants_and_what_rests():
     )
     drawn = said(copies=3)
     assert "for 3 variants of each row, 32 bytes each. 'flip' draws them" in drawn
-    assert "Noise between frozen layers rests: 'inner'" in drawn
+    assert "Noise between frozen layers is switched off: 'inner'" in drawn
     both_drawn = said(copies=3, frozen_mode="training")
     assert "2 layers, such as 'flip' draw them" in both_drawn
     assert "rests" not in both_drawn
@@ -537,7 +537,7 @@ def test_noise_between_frozen_layers_rests_and_that_of_the_head_does_not(capsys)
     assert cache.history[0]["layer"] == "high"
     said = " ".join(capsys.readouterr().out.split())
     assert "'high' is computed once a row and kept: 32 bytes a row" in said
-    assert "Noise between frozen layers rests: 'inner'" in said
+    assert "Noise between frozen layers is switched off: 'inner'" in said
 
 
 @pytest.mark.keras2
@@ -682,6 +682,18 @@ def test_rows_that_never_come_again_are_noticed():
         trained(model, Augmented(), callbacks=[cache], batch_size=None, epochs=4)
     assert cache.history[0]["bytes"] == 0
     assert cache.history[0]["misses"] == 2 * ROWS
+
+
+def test_rows_that_find_no_room_are_not_taken_for_augmented_ones():
+    with pytest.warns(UserWarning, match="keeps no more rows") as said:
+        trained(
+            compiled("nested"),
+            images(),
+            labels(),
+            callbacks=[FeatureCache("10B", verbose=0)],
+            epochs=4,
+        )
+    assert not [s for s in said if "seen before" in str(s.message)]
 
 
 @pytest.mark.slow

@@ -151,6 +151,40 @@ def test_the_rate_is_multiplied_once_over_two_fits():
     assert watch(callback, 3, model, initial_epoch=2).rates == [0.125]
 
 
+def test_each_stage_has_the_rate_that_it_was_given():
+    model = compiled(optimizer=keras.optimizers.SGD(7.0))
+    rates = [0.5, 0.125, 0.25]
+    callback = GradualUnfreeze(groups=GROUPS, every=1, learning_rates=rates)
+    assert watch(callback, 4, model).rates == [0.5, 0.125, 0.25, 0.25]
+    assert [entry["learning_rate"] for entry in callback.history] == rates
+    # Another run from the start, one that goes on, and one that begins in the middle.
+    again = GradualUnfreeze(groups=GROUPS, every=1, learning_rates=rates)
+    with pytest.warns(UserWarning, match="ended in stage 1"):
+        assert watch(again, 2, model).rates == [0.5, 0.125]
+    assert watch(again, 3, model, initial_epoch=2).rates == [0.25]
+    other = compiled(optimizer=keras.optimizers.SGD(7.0))
+    assert watch(again.with_arguments(), 3, other, initial_epoch=1).rates == [
+        0.125,
+        0.25,
+    ]
+
+
+def test_rates_of_stages_that_cannot_be_given():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 10, 0.5)
+    three = GradualUnfreeze(groups=GROUPS, every=1, learning_rates=[0.5, 0.1, 0.1])
+    two = GradualUnfreeze(groups=GROUPS, every=1, learning_rates=[0.5, 0.1])
+    for callbacks, optimizer, said in (
+        ([two], keras.optimizers.SGD(0.5), "one rate for each stage, of which"),
+        ([three], keras.optimizers.SGD(schedule), "Compile with a number"),
+        ([three, DiscriminativeLR(bounds=(0.1, 0.2))], "sgd", "bounds"),
+    ):
+        model = compiled(optimizer=optimizer)
+        before = reference.weights(model)
+        with pytest.raises(ValueError, match=said):
+            reference.fit(model, DATA, epochs=3, callbacks=callbacks)
+        assert reference.difference(before, reference.weights(model)) == 0
+
+
 @pytest.mark.slow
 def test_under_a_schedule_the_factor_multiplies_what_it_gives():
     # Four steps an epoch; the second schedule has the factors in it already. Powers
@@ -772,6 +806,13 @@ def test_slots_are_made_once_however_many_stages_there_are(kind, monkeypatch):
         ({"learning_rate_factor": 0.0}, ValueError, "learning_rate_factor=0.0"),
         ({"learning_rate_factor": "x"}, TypeError, "learning_rate_factor='x'"),
         ({"learning_rate_factor": np.nan}, ValueError, "learning_rate_factor=nan"),
+        ({"learning_rates": 0.1}, TypeError, "learning_rates=0.1"),
+        ({"learning_rates": [0.1, 0.0]}, ValueError, "learning_rates=0.0"),
+        (
+            {"learning_rates": [0.1], "learning_rate_factor": 0.1},
+            ValueError,
+            "Only one of",
+        ),
         ({"batch_norm": "off"}, ValueError, "batch_norm='off'"),
         ({"frozen_mode": "eval"}, ValueError, "frozen_mode='eval'"),
         (

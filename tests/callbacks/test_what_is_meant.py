@@ -117,6 +117,11 @@ def test_rates_that_are_next_to_nothing():
     assert not said([DiscriminativeLR(multipliers=[0.0, 1.0, 1.0], groups=GROUPS)])
 
 
+def test_multipliers_that_begin_with_the_head():
+    text = said([DiscriminativeLR(multipliers=[1.0, 0.1, 0.01], groups=GROUPS)])
+    assert "the head trains at 0.01 and the lowest layers at 1" in text
+
+
 @pytest.mark.slow
 def test_other_groups_in_two_callbacks():
     other = DiscriminativeLR(groups=["low", ["middle", "head"]])

@@ -100,6 +100,12 @@ def test_the_average_is_debiased():
 # --- where there is no answer ---------------------------------------------------------
 
 
+def test_a_loss_of_nan_from_the_first_batch_on_says_so():
+    found = RateSearch.of([1e-3], [np.nan], steps=20)
+    assert found.suggestion is None
+    assert "first batch is not finite" in found.reason
+
+
 @pytest.mark.parametrize("n", range(1, 14))
 def test_few_points_give_a_reason_and_never_an_exception(n):
     found = RateSearch.of(RATES[:n], curve()[:n], steps=100)

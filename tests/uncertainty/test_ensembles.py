@@ -104,6 +104,20 @@ def test_models_of_several_outputs_give_a_prediction_for_each():
     assert found["b"].std.min() > 0
 
 
+def test_models_that_are_alike_are_no_ensemble(models):
+    with pytest.warns(UserWarning, match="Model 1 of the ensemble predicts exactly"):
+        ensemble_predict([models[0], models[0]], X, verbose=0)
+
+
+def test_a_dataset_that_shuffles_in_each_pass_is_refused(models):
+    tf = pytest.importorskip("tensorflow")
+    dataset = tf.data.Dataset.from_tensor_slices(X)
+    with pytest.raises(ValueError, match="same order each time"):
+        ensemble_predict(models, dataset.shuffle(10).batch(4), verbose=0)
+    fixed = dataset.shuffle(10, seed=1, reshuffle_each_iteration=False).batch(4)
+    assert ensemble_predict(models, fixed, verbose=0).mean.shape == (10, 3)
+
+
 def test_bad_input_is_refused(models):
     for bad, error, message in (
         (models[0], TypeError, "`models` must be a list"),
