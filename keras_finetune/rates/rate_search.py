@@ -132,7 +132,7 @@ class RateSearch:
         axes.set_xscale("log")
         axes.set_xlabel("base learning rate")
         axes.set_ylabel("loss")
-        low, high = _view(self.smoothed)
+        low, high = _view(self.losses, self.smoothed)
         axes.set_ylim(low, high)
         if self.reason is not None:
             axes.set_title(f"no suggestion: {self.reason}", fontsize="small", wrap=True)
@@ -154,12 +154,12 @@ def _finite(losses: Array) -> int:
     return int(wrong[0]) if len(wrong) else len(losses)
 
 
-def _view(losses: Array) -> tuple[float | None, float | None]:
+def _view(losses: Array, smoothed: Array) -> tuple[float | None, float | None]:
     """Return the limits of an axis that an exploding loss must not stretch."""
-    finite = losses[np.isfinite(losses)]
+    finite = smoothed[np.isfinite(smoothed)]
     if not len(finite):
         return None, None
-    low, start = float(np.min(finite)), float(finite[0])
+    low, start = float(np.nanmin(losses)), float(finite[0])
     high = min(float(np.max(finite)), max(start, low) + 0.5 * max(start - low, 1e-12))
     margin = 0.08 * max(high - low, 1e-12)
     return low - margin, high + margin
