@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_finetune.plotting._training import Panel, Series, Training
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Told apart in greyscale too: no two neighbours share a line, a marker or a shade.
 _LINES = ("-", "--", "-.", ":")
@@ -23,7 +26,7 @@ def plot_history(
     metrics: Sequence[str] | None = None,
     title: str | None = None,
     figsize: tuple[float, float] | None = None,
-) -> Any:
+) -> Figure:
     """Draws a training: loss and metrics, stages, rates per group, and norms.
 
     One panel under another over the same epochs, each only if there is something to

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_finetune.rates import _suggestions
 from keras_finetune.rates._suggestions import Array
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +105,7 @@ class RateSearch:
             stage,
         )
 
-    def plot(self, *, figsize: tuple[float, float] = (7.0, 4.0)) -> Any:
+    def plot(self, *, figsize: tuple[float, float] = (7.0, 4.0)) -> Figure:
         """Draw the losses over the rates, with what is suggested.
 
         Args:
