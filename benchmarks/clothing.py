@@ -89,30 +89,31 @@ OURS = ("stages and rates", *FOUND)
 
 def draw(records, size):
     """Accuracy against the base rate, and against seconds at the rate chosen."""
-    figure = Figure((9, 3.6), layout="constrained")
+    figure = Figure((9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 4))
-    for way, rate, some in _tables.chosen(records):
-        line = {"color": "#d9690f" if way in OURS else "#71849a"}
-        line["marker"] = "osD^vX"[[*FOUND, *ARMS].index(way)]
-        first = sorted(
-            (r["rate"], r["test"])
-            for r in records
-            if r["arm"] == way and rate
-            if r["seed"] == 0
-        )
-        left.plot(*zip(*first, strict=True), **line) if first else None
-        seconds = _tables.mean(some, "processor_seconds")[0]
+    for i, (way, rate, some) in enumerate(_tables.chosen(records)):
+        style = {
+            "color": "#d9690f"
+            if way in OURS
+            else ("#2f3b4a", "#71849a", "#a9b6c4")[i % 3],
+            "marker": "osD^vX"[i],
+        }
         value, error = _tables.mean(some, "test")
-        right.errorbar(seconds, value, error, capsize=3, **line)
-        right.annotate(
-            way, (seconds, value), (7, 5), textcoords="offset points", fontsize=8.5
-        )
+        if rate is None:
+            left.axhline(value, color=style["color"], linestyle="--")
+        else:
+            of_first = [r for r in records if (r["arm"], r["seed"]) == (way, 0)]
+            points = sorted((r["rate"], r["test"]) for r in of_first)
+            left.plot(*zip(*points, strict=True), **style)
+        seconds = _tables.mean(some, "processor_seconds")[0]
+        right.errorbar(seconds, value, error, capsize=3, label=way, ls="", **style)
     left.set_xscale("log")
-    left.set_xlabel("base learning rate")
+    left.set_xlabel("base learning rate (dashed: found, none to choose)")
     left.set_ylabel("test accuracy")
     left.set_ylim(0, 0.8)
+    right.set_xlim(0)
     right.set_xlabel("seconds of processor, at the rate chosen")
-    right.margins(x=0.3)
+    right.legend(loc="lower left", fontsize=8.5)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
