@@ -76,6 +76,16 @@ def test_a_killed_run_resumes_exactly(order, kill_after, tmp_path):
     resumes_exactly(tmp_path, kill_after, order=order)
 
 
+@pytest.mark.parametrize("order", ["backup first", "backup last"])
+@pytest.mark.parametrize("kill_after", [1, 2])  # between two stages, and within one
+def test_a_killed_run_resumes_with_the_rates_of_its_stages(order, kill_after, tmp_path):
+    def ours():
+        rates = [0.01, 0.002, 0.005]
+        return [GradualUnfreeze(groups=GROUPS, every=2, learning_rates=rates)]
+
+    resumes_exactly(tmp_path, kill_after, order=order, ours=ours, epochs=5)
+
+
 FROZEN = {
     "a selection": lambda: [TrainOnly("kernel")],
     "a factor of 0": lambda: [DiscriminativeLR(multipliers=[0.0, 0.5, 1.0], groups=3)],
