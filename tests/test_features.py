@@ -56,6 +56,7 @@ def test_they_are_those_of_predict_and_a_head_on_them_predicts_alike():
     np.testing.assert_allclose(predicted, features.x @ kernel, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_inside_a_nested_model_and_with_the_targets_of_the_data():
     backbone = body()
     for layer in backbone.layers[:2]:
@@ -69,6 +70,7 @@ def test_inside_a_nested_model_and_with_the_targets_of_the_data():
     np.testing.assert_array_equal(features.y, y)
 
 
+@pytest.mark.slow
 def test_several_tensors_and_inputs_by_name():
     a, b = keras.Input((3,), name="a"), keras.Input((2,), name="b")
     low = [layers.Dense(4, trainable=False)(x) for x in (a, b)]

@@ -74,6 +74,7 @@ if backend() == "torch":
     HOW = {"eager": {}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_each_step_has_the_rate_of_its_update(how):
     model = make_model(keras.optimizers.SGD(0.7), **HOW[how])
@@ -105,6 +106,7 @@ def test_it_counts_from_its_start_and_stays_at_its_last_factor():
     assert lane.updates(model.optimizer) == start + 1 + N
 
 
+@pytest.mark.slow
 def test_factors_of_one_change_no_bit():
     def weights(callbacks):
         keras.utils.set_random_seed(1)

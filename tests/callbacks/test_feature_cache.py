@@ -403,6 +403,7 @@ def test_any_source_of_data(name):
     assert cache.history[0]["hits"] == ROWS
 
 
+@pytest.mark.slow
 def test_rows_that_come_again_in_one_epoch_are_kept_once():
     x = np.concatenate([images(8), images(8), images(6)])
     cache = FeatureCache(verbose=0)
@@ -811,6 +812,7 @@ def test_sizes_in_words():
     assert FeatureCache(77).limit == 77
 
 
+@pytest.mark.slow
 def test_configuration_and_copies():
     cache = FeatureCache("1GB", folder="x", frozen_mode="training", verbose=0)
     again = FeatureCache.from_config(cache.get_config())

@@ -299,6 +299,7 @@ def test_inference_mode_in_the_compiled_step():
 # --- models of every kind ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_layers_given_to_no_group_stay_frozen():
     model = reference.make_model()
     model.get_layer("low").trainable = False
@@ -859,6 +860,7 @@ def test_a_monitor_that_is_not_in_the_logs_is_refused():
         watch(callback, 2)
 
 
+@pytest.mark.slow
 def test_a_missing_validation_is_said_once():
     callback = GradualUnfreeze(groups=GROUPS, monitor="val_loss", patience=1)
     with pytest.warns(UserWarning, match="not validated") as caught:

@@ -291,6 +291,7 @@ def refused(match, callbacks, optimizer=None, **kwargs):
     assert not kernel(model, "fourth").any()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_meant_is_refused():
     known = {"steps_per_epoch": 2}
     refused("steps_per_epoch", [OneCycle()])

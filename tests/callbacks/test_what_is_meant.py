@@ -142,6 +142,7 @@ def test_two_of_a_kind(ours):
     assert "make_train_function" not in vars(model)
 
 
+@pytest.mark.slow
 def test_early_stopping_that_is_sooner_than_a_stage():
     def callbacks(patience):
         stop = keras.callbacks.EarlyStopping("loss", patience=patience)
@@ -170,6 +171,7 @@ def test_a_monitor_that_is_never_logged(monitor, message):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("monitor", "metrics", "validates"),
     [

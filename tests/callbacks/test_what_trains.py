@@ -228,6 +228,7 @@ class Tied(layers.Layer):
         return inputs @ self.kernel + self.offset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_tied_weight_trains_with_its_first_group_alone(frozen):
     low = layers.Dense(WIDTH, use_bias=False, name="low")
@@ -404,6 +405,7 @@ def test_what_moves_without_us_is_what_keras_says_that_trains(seed):
     assert_moves(moves.epochs[0], trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", with_two_groups(SEEDS))
 def test_what_moves_is_what_is_announced_in_any_nest(seed):
     model, tops = Grammar(seed).model()

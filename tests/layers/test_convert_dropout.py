@@ -250,6 +250,7 @@ def test_a_layer_that_a_preprocessor_made_late_is_no_hindrance():
         np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.slow
 def test_what_a_file_does_not_keep_is_named():
     inputs = keras.Input((4, 6))
     x = layers.MultiHeadAttention(1, 2, dropout=0.5)(inputs, inputs)

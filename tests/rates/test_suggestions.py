@@ -201,6 +201,7 @@ def test_it_says_what_it_suggests():
     assert "no suggestion: 5 points" in short
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("losses", [curve(), np.full(100, np.nan), curve() * 0])
 def test_it_is_drawn(losses, tmp_path):
     found = RateSearch.of(RATES, losses)

@@ -57,6 +57,7 @@ def test_weights_of_one_model_follow_one_another(models):
     np.testing.assert_allclose(found.std, known.std, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "loss", "kind"),
     [
@@ -118,6 +119,7 @@ def test_a_dataset_that_shuffles_in_each_pass_is_refused(models):
     assert ensemble_predict(models, fixed, verbose=0).mean.shape == (10, 3)
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused(models):
     for bad, error, message in (
         (models[0], TypeError, "`models` must be a list"),
@@ -140,6 +142,7 @@ def test_bad_input_is_refused(models):
         )
 
 
+@pytest.mark.slow
 def test_a_member_that_predicts_nan_is_named(models):
     broken = model(4)
     broken.set_weights([np.full(w.shape, np.nan) for w in broken.get_weights()])
