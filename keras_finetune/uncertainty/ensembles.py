@@ -95,7 +95,7 @@ def ensemble_predict(
     if goes_on_shuffling(x):
         raise ValueError(
             "Argument `x` must come in the same order each time, so that the models "
-            "predict the same rows; this dataset shuffles anew in each pass. "
+            "predict the same rows; this dataset reshuffles in each pass. "
             f"Received: x={x!r}"
         )
     streams: list[_streams.Stream] = []
