@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from typing import Any
 
 from keras_finetune import _checks
-from keras_finetune._engine import flags, keras, optimizer, processes
+from keras_finetune._engine import flags, optimizer, processes
 from keras_finetune._engine.features import Obstacle, Part
 from keras_finetune._engine.structure import variable_key, weights
 from keras_finetune._groups.layer_groups import layer_groups
@@ -21,6 +21,7 @@ from keras_finetune.callbacks import (
     TrainOnly,
 )
 from keras_finetune.callbacks._caching import copies_of, plan_of, told, would_cache
+from keras_finetune.callbacks._callback import check_callbacks
 
 # The title of a column: the last layer whose results are kept, and their bytes.
 _CACHED = "cached (bytes a row)"
@@ -72,7 +73,7 @@ def summary(model: Any, callbacks: Any = (), *, epochs: int | None = None) -> Re
     """
     if epochs is not None:
         epochs = _checks.integer("epochs", epochs, 1)
-    training = _Training(model, _flat(callbacks))
+    training = _Training(model, check_callbacks(callbacks))
     parts: list[str | Table] = [training.headline(), training.groups_table(epochs)]
     if training.stages is not None and training.unfreeze is not None:
         cached = training.cached(training.stages, training.unfreeze)
@@ -232,16 +233,3 @@ def _nothing_cached(stages: list[Part | Obstacle]) -> list[str]:
         f"In stage{'s' if len(numbers) > 1 else ''} {', '.join(numbers)} {said}"
         for said, numbers in why.items()
     ]
-
-
-def _flat(callbacks: Any) -> list[Any]:
-    if isinstance(callbacks, keras.callbacks.Callback):
-        return [callbacks]
-    known = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
-    wrong = [c for c in known if not isinstance(c, keras.callbacks.Callback)]
-    if wrong:
-        raise TypeError(
-            "Argument `callbacks` must be a list of callbacks. "
-            f"Received: callbacks={callbacks!r} (of type {type(callbacks).__name__})"
-        )
-    return known

@@ -137,6 +137,12 @@ def test_a_callback_that_does_not_fit_is_refused():
         summary(compiled(), ["GradualUnfreeze"])
 
 
+def test_callbacks_come_as_fit_takes_them():
+    rates = DiscriminativeLR(decay=2.0)
+    texts = {str(summary(compiled(), c)) for c in (rates, [rates], [[rates], []])}
+    assert len(texts) == 1
+
+
 def test_towers_with_equal_paths_are_told_apart():
     def tower(name):
         inputs = keras.Input((4,))

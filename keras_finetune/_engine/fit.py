@@ -68,7 +68,7 @@ class Fit:
         for name in _METHODS:
             if hasattr(self.model, name):
                 self._wrap(self.model, name, self.guarded)
-        for bar in _flat(self.callbacks):
+        for bar in flat(self.callbacks):
             if isinstance(bar, keras.callbacks.ProgbarLogger):
                 self._wrap(bar, "on_epoch_end", self._hiding)
         for owner, name in lane.data_of_fit(variables_of_fit(self.model)):
@@ -170,7 +170,7 @@ def current(model: Any) -> Fit:
 
 def callbacks_of_fit(model: Any) -> list[Any]:
     """Return the callbacks of the `fit` that we are called from, each once."""
-    return _flat(variables_of_fit(model).get("callbacks"))
+    return flat(variables_of_fit(model).get("callbacks"))
 
 
 def variables_of_fit(model: Any) -> Mapping[str, Any]:
@@ -219,13 +219,13 @@ def _variables(frame: FrameType) -> dict[str, Any]:
     return found
 
 
-def _flat(callbacks: Any) -> list[Any]:
-    """Return what `fit` was given: nothing, a callback, a list, or a `CallbackList`."""
+def flat(callbacks: Any) -> list[Any]:
+    """Return the callbacks in what `fit` takes: one, lists in lists, `CallbackList`."""
     if callbacks is None:
         return []
     callbacks = getattr(callbacks, "callbacks", callbacks)
-    if isinstance(callbacks, Iterable):
-        return [one for some in callbacks for one in _flat(some)]
+    if isinstance(callbacks, Iterable) and not isinstance(callbacks, str):
+        return [one for some in callbacks for one in flat(some)]
     return [callbacks]
 
 

@@ -35,6 +35,28 @@ def of_stages_not_reached(
     return f"{count} end before these groups train: {', '.join(late)}. {way_out}."
 
 
+def of_one_epoch() -> str:
+    """Say that stages that are spread over one epoch start together."""
+    return (
+        "In a `fit` of one epoch `GradualUnfreeze()` trains all groups from the first "
+        "step. Give `fit` more epochs or, where several runs follow each other, say "
+        "when stages start with `every`."
+    )
+
+
+def of_scheduler(argument: str) -> str:
+    """Say that `LearningRateScheduler` may override the rates of stages.
+
+    Args:
+        argument: That of `GradualUnfreeze` which gives them.
+    """
+    return (
+        "`LearningRateScheduler` sets the learning rate at the start of every epoch, "
+        f"and overrides what `{argument}` gives a stage, unless its function returns a "
+        "multiple of the rate that it is passed."
+    )
+
+
 def of_tiny_multipliers(multipliers: Mapping[str, float]) -> str | None:
     """Say which groups hardly train.
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from keras_finetune._engine import keras, session
+from keras_finetune._engine import fit, keras, session
 from keras_finetune._groups.layer_groups import LayerGroups
 
 Kind = TypeVar("Kind", bound="FineTuningCallback")
@@ -88,6 +88,17 @@ class FineTuningCallback(keras.callbacks.Callback):
             if name in state:
                 state[name] = None
         return state
+
+
+def check_callbacks(callbacks: Any) -> list[Any]:
+    """Return callbacks, given as `fit` takes them, in one list, or raise."""
+    known = fit.flat(callbacks)
+    if not all(isinstance(c, keras.callbacks.Callback) for c in known):
+        raise TypeError(
+            "Argument `callbacks` must be a list of callbacks. "
+            f"Received: callbacks={callbacks!r} (of type {type(callbacks).__name__})"
+        )
+    return known
 
 
 def _arguments(kind: type[Any]) -> dict[str, Any]:

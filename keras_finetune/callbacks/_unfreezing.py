@@ -53,11 +53,15 @@ class Unfreezing:
         asks: The callback, whose arguments say what to do.
         model: The model.
         progress: How far the unfreezing has come.
+        again: Whether the callback has trained this model before.
     """
 
-    def __init__(self, asks: Any, model: Any, progress: Progress) -> None:
+    def __init__(
+        self, asks: Any, model: Any, progress: Progress, *, again: bool
+    ) -> None:
         self._asks = asks
-        self._model = model
+        self.model = model
+        self._again = again
         self._progress = progress
         self._stages: Stages | None = None
         self._entered = False
@@ -69,16 +73,16 @@ class Unfreezing:
     def stages(self) -> Stages:
         """The stages of the model, which must have weights."""
         if self._stages is None:
-            optimizer.check(self._model)
-            neighbours = fit.callbacks_of_fit(self._model)
-            self._stages = stages_of(self._asks, self._model, neighbours)
+            optimizer.check(self.model)
+            neighbours = fit.callbacks_of_fit(self.model)
+            self._stages = stages_of(self._asks, self.model, neighbours)
         return self._stages
 
     # --- the hooks -------------------------------------------------------------------
 
     def await_backup(self) -> None:
         """Get ready for a backup, which Keras may load before our turn comes."""
-        model, state = self._model, self._backups.latest(_NAME)
+        model, state = self.model, self._backups.latest(_NAME)
         if state is not None:
             self._check_settings(state["settings"])
         if backups.resumes(model):
@@ -96,7 +100,7 @@ class Unfreezing:
 
     def begin(self, epochs: int | None) -> None:
         """Take part in the `fit`, and say what cannot be meant before it trains."""
-        model, stages = self._model, self.stages
+        model, stages = self.model, self.stages
         if self._asks.monitor is not None:
             check_monitor(model, self._asks.monitor)
         if self._asks.learning_rates is not None:
@@ -121,14 +125,14 @@ class Unfreezing:
         progress, begins = self._progress, not self._entered
         if begins and not self._restore():
             again = progress.forget_from(epoch)
-            if any(entry["stage"] for entry in again):
+            if self._again and any(entry["stage"] for entry in again):
                 self._warn_of_starting_again(epoch)
         self._backups.begin(epoch)
         if begins:
             self._advise(epochs)
             # `BackupAndRestore` may begin after this callback.
             self._saved_epoch = self._saved_epoch or lane.epoch_of_checkpoint(
-                self._model
+                self.model
             )
         last = self.stages.last
         before, stage = progress.stages_at(epoch, self._saved_epoch, last)
@@ -147,7 +151,7 @@ class Unfreezing:
         """Leave the `fit`, and say which groups it has not come to."""
         stage, last = self._progress.stage, self.stages.last
         self._end_stage()
-        session.join(self._model).leave(self._asks)
+        session.join(self.model).leave(self._asks)
         if stage is not None and stage < last:
             frozen = [group.name for group in self.stages.frozen(stage)]
             warnings.warn(advice.of_ending_early(stage, last, frozen), stacklevel=3)
@@ -156,7 +160,7 @@ class Unfreezing:
 
     def _check_rates(self) -> None:
         """Raise where the base rates of stages cannot be given to the optimizer."""
-        model, asks = self._model, self._asks
+        model, asks = self.model, self._asks
         asks.base_rates(optimizer.learning_rate(model), self.stages)
         others = [c for c in fit.callbacks_of_fit(model) if getattr(c, "bounds", None)]
         if optimizer.is_scheduled(model) or others:
@@ -176,18 +180,34 @@ class Unfreezing:
             added = [stages.trained(stage)[0].name for stage in range(len(starts))]
             default = asks.every is None
             said.append(advice.of_stages_not_reached(starts, epochs, added, default))
+            if default and epochs == 1:
+                said.append(advice.of_one_epoch())
+        giving = self._gives_rates()
+        if giving is not None and self._beside(keras.callbacks.LearningRateScheduler):
+            said.append(advice.of_scheduler(giving))
         if asks.patience is not None and asks.early_stopping == "run":
-            kind = keras.callbacks.EarlyStopping
             said += [
                 advice.of_early_stopping(int(other.patience), asks.patience)
-                for other in fit.callbacks_of_fit(self._model)
-                if isinstance(other, kind)
+                for other in self._beside(keras.callbacks.EarlyStopping)
             ]
         if asks.patience is not None:
             said.append(advice.of_penalties(asks.monitor, self._penalized()))
         for sentence in said:
             if sentence is not None:
                 warnings.warn(sentence, stacklevel=4)
+
+    def _beside(self, kind: type[Any]) -> list[Any]:
+        """Return the other callbacks of a kind in this `fit`."""
+        return [c for c in fit.callbacks_of_fit(self.model) if isinstance(c, kind)]
+
+    def _gives_rates(self) -> str | None:
+        """Return the argument by which stages set the optimizer's rate, if any does."""
+        if self._asks.learning_rates is not None:
+            return "learning_rates"
+        scheduled = optimizer.is_scheduled(self.model)
+        if self._asks.learning_rate_factor != 1.0 and not scheduled:
+            return "learning_rate_factor"
+        return None
 
     def _penalized(self) -> list[str]:
         groups = self.stages.frozen(0)
@@ -241,11 +261,11 @@ class Unfreezing:
     def _enter_stage_of_file(self, count: int) -> None:
         """Make the optimizer fit a file that holds `count` of its variables."""
         stages, counts = self.stages, []
-        running = session.join(self._model)
+        running = session.join(self.model)
         for stage in range(stages.last + 1):
             running.demand(self._asks, flags=stages.flags(stage))
             running.apply()
-            counts.append(optimizer.variables_in_file(self._model))
+            counts.append(optimizer.variables_in_file(self.model))
             if counts[-1] == count:
                 self._progress.stage = stage
                 return
@@ -260,13 +280,13 @@ class Unfreezing:
 
     def _enter(self, stage: int) -> None:
         asks, stages = self._asks, self.stages
-        running = session.join(self._model)
+        running = session.join(self.model)
         running.demand(asks, flags=stages.flags(stage))
         if asks.frozen_mode == "inference":
             running.demand(asks, at_inference=stages.frozen_layers(stage))
-        if asks.learning_rate_factor != 1.0 and optimizer.is_scheduled(self._model):
+        if asks.learning_rate_factor != 1.0 and optimizer.is_scheduled(self.model):
             factor = asks.learning_rate_factor**stage
-            everywhere = {variable_key(v): factor for v in weights(self._model)}
+            everywhere = {variable_key(v): factor for v in weights(self.model)}
             running.demand(asks, multipliers=everywhere)
         running.apply()
         self._progress.enter(stage)
@@ -279,7 +299,7 @@ class Unfreezing:
             entry["best_epoch"] = epoch
             if self._asks.verbose:
                 processes.announce(
-                    self._model,
+                    self.model,
                     f"Stage {entry['stage']} ends with the weights and the optimizer "
                     f"state of epoch {epoch}, its best by {self._asks.monitor}",
                 )
@@ -291,17 +311,17 @@ class Unfreezing:
     def _record(self, epoch: int, stage: int, before: int | None) -> None:
         asks, stages = self._asks, self.stages
         if asks.learning_rates is not None:
-            new, base = asks.learning_rates[stage], optimizer.learning_rate(self._model)
+            new, base = asks.learning_rates[stage], optimizer.learning_rate(self.model)
             # The rates of several optimizers keep their ratios.
             optimizer.set_learning_rate(
-                self._model, lambda rate: new * (rate / base) if base else new
+                self.model, lambda rate: new * (rate / base) if base else new
             )
         elif before is not None and asks.learning_rate_factor != 1.0:
             factor = asks.learning_rate_factor ** (stage - before)
-            optimizer.set_learning_rate(self._model, lambda rate: rate * factor)
+            optimizer.set_learning_rate(self.model, lambda rate: rate * factor)
         names = [group.name for group in stages.trained(stage)]
         parameters = stages.parameters(stage)
-        rate = optimizer.learning_rate(self._model)
+        rate = optimizer.learning_rate(self.model)
         self._progress.add(
             {
                 "epoch": epoch,
@@ -315,7 +335,7 @@ class Unfreezing:
             known = 0 if before is None else len(stages.trained(before))
             new = ", ".join(reversed(names[: len(names) - known]))
             processes.announce(
-                self._model,
+                self.model,
                 f"Epoch {epoch} ({epoch + 1} in the progress bar): "
                 f"{bold(f'stage {stage}')} trains {new}{' too' if known else ''}: "
                 f"{parameters:,} parameters, base learning rate {rate:.3g}",

@@ -238,7 +238,8 @@ class GradualUnfreeze(FineTuningCallback):
     def _prepare(self, model: Any) -> None:
         self.refuse_another(fit.callbacks_of_fit(model))
         self._progress.begin_fit()
-        self._run = Unfreezing(self, model, self._progress)
+        earlier = None if self._run is None else self._run.model
+        self._run = Unfreezing(self, model, self._progress, again=earlier is model)
         self._run.await_backup()
 
     def on_train_begin(self, logs: Any = None) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 from keras_finetune import _checks
-from keras_finetune._engine import keras, processes, rehearsal
+from keras_finetune._engine import processes, rehearsal
 from keras_finetune._engine.rehearsed_data import Data
 from keras_finetune._rules.stages import memory_kept
 from keras_finetune.callbacks import DiscriminativeLR, GradualUnfreeze, TrainOnly
+from keras_finetune.callbacks._callback import check_callbacks
 from keras_finetune.rates import _suggestions
 from keras_finetune.rates._sweep import Sweep
 from keras_finetune.rates.rate_search import RateSearch
@@ -245,20 +246,7 @@ def _check_stage(stage: Any) -> Any:
 
 
 def _taking_part(callbacks: Any) -> list[Any]:
-    if isinstance(callbacks, (list, tuple)):  # a list in the list, as `fit` takes it
-        callbacks = [
-            one
-            for given in callbacks
-            for one in (given if isinstance(given, (list, tuple)) else [given])
-        ]
-    if not isinstance(callbacks, (list, tuple)) or not all(
-        isinstance(callback, keras.callbacks.Callback) for callback in callbacks
-    ):
-        raise TypeError(
-            "Argument `callbacks` must be a list of callbacks. "
-            f"Received: callbacks={callbacks!r}"
-        )
-    found = [c for c in callbacks if isinstance(c, _TAKING_PART)]
+    found = [c for c in check_callbacks(callbacks) if isinstance(c, _TAKING_PART)]
     for callback in found:
         if getattr(callback, "bounds", None) is not None:
             raise ValueError(

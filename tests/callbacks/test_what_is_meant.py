@@ -110,6 +110,23 @@ def test_epochs_that_end_before_a_stage():
 
 
 @pytest.mark.slow
+def test_one_epoch_for_all_stages():
+    assert "of one epoch" in said([GradualUnfreeze(GROUPS)])
+    assert "of one epoch" not in said([GradualUnfreeze(GROUPS)], epochs=2)
+    assert "of one epoch" not in said([GradualUnfreeze(GROUPS, every=1)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("argument", ["learning_rates", "learning_rate_factor"])
+def test_a_scheduler_beside_the_rates_of_stages(argument):
+    given = {"learning_rates": [0.5, 0.1, 0.1], "learning_rate_factor": 0.5}
+    unfreeze = GradualUnfreeze(GROUPS, **{argument: given[argument]})
+    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)
+    assert f"overrides what `{argument}`" in said([unfreeze, scheduler], epochs=3)
+    assert "overrides" not in said([GradualUnfreeze(GROUPS), scheduler], epochs=3)
+
+
+@pytest.mark.slow
 def test_rates_that_are_next_to_nothing():
     text = said([DiscriminativeLR(decay=1000.0, groups=GROUPS)])
     assert "low (1.0e-06)" in text
@@ -224,6 +241,8 @@ def test_a_second_fit_from_the_start():
     again = GradualUnfreeze(GROUPS, every=1)
     fit(model, [again], epochs=2)
     assert "begins again" not in said([again], 3, model, initial_epoch=2)
+    assert "begins again" not in said([again], 3, compiled())
+    assert [entry["stage"] for entry in again.history] == [0, 1, 2]
 
 
 def test_rates_that_no_step_asks_for():

@@ -179,7 +179,7 @@ def test_the_rate_of_the_optimizer_does_not_matter():
         ({"stage": "all"}, TypeError, "stage"),
         ({"stage": 1}, ValueError, "at most 0"),
         ({"stage": 2, "callbacks": [GradualUnfreeze(LAYERS)]}, ValueError, "at most 1"),
-        ({"callbacks": DiscriminativeLR()}, TypeError, "callbacks"),
+        ({"callbacks": "DiscriminativeLR"}, TypeError, "callbacks"),
         ({"callbacks": [DiscriminativeLR(bounds=(0.1, 1))]}, ValueError, "bounds"),
     ],
 )
