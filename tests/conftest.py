@@ -69,6 +69,8 @@ CASES = {
     "tf-keras": 1,
     "check": 1,  # `make check`
 }
+# Files whose cases take longest: one case of a test in every lane.
+LONG = ("test_fault_injection", "test_failed_fit", "test_no_trace")
 # The lanes, one of each Keras, of tests that are marked `once`.
 ONCE = ("keras3-tensorflow", "keras2-addons")
 # Twins of those, there for what a release changes: of the slow tests they run the ones
@@ -112,7 +114,8 @@ def _thinned(items, most):
         cases.setdefault((item.path, item.nodeid.partition("[")[0]), []).append(item)
     chosen = set()
     for some in cases.values():
-        n, count = len(some), min(len(some), most)
+        n = len(some)
+        count = min(n, 1 if some[0].path.stem in LONG else most)
         chosen.update(some[(2 * i + 1) * n // (2 * count)] for i in range(count))
     return chosen
 
