@@ -133,11 +133,12 @@ def _cosine(**arguments: Any) -> OneCycle:
 
 def _lp_ft(epochs: int, rates: Sequence[float] | None = None) -> list[Any]:
     """Return the head alone, then everything at a rate of its own."""
-    every = [max(1, round(epochs / 3))]
-    if rates is None:
-        unfreeze = GradualUnfreeze(2, every=every, learning_rate_factor=0.1)
-    else:
-        unfreeze = GradualUnfreeze(2, every=every, learning_rates=rates)
+    scale: Any = {"learning_rate_factor": 0.1}
+    if rates is not None:
+        scale = {"learning_rates": rates}
+    unfreeze = GradualUnfreeze(
+        2, every=[max(1, round(epochs / 3))], bias_correction="group", **scale
+    )
     return [unfreeze, _cosine(per="stage")]
 
 

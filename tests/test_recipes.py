@@ -10,7 +10,8 @@ from keras_finetune._engine import backend, keras
 NAMES = ("lp-ft", "ulmfit", "layer-decay", "fastai", "bias", "lora")
 EXPECTED = {
     "lp-ft": (
-        "[GradualUnfreeze(groups=2, every=[4], learning_rate_factor=0.1), "
+        "[GradualUnfreeze(groups=2, every=[4], learning_rate_factor=0.1, "
+        "bias_correction='group'), "
         "OneCycle(pct_start=0.1, momentum=None, per='stage')]"
     ),
     "ulmfit": (

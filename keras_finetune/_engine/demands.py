@@ -32,8 +32,16 @@ class Schedule:
 
     def factor_of(self, update: int) -> float:
         """Return the factor of an update, all those of the optimizer counted."""
-        index = min(max(update - self.start, 0), len(self.factors) - 1)
-        return self.factors[index]
+        return self.factors[self._index(update, self.factors)]
+
+    def momentum_of(self, update: int) -> float | None:
+        """Return the momentum of an update, if the schedule moves it."""
+        if not self.momenta:
+            return None
+        return self.momenta[self._index(update, self.momenta)]
+
+    def _index(self, update: int, values: Sequence[float]) -> int:
+        return min(max(update - self.start, 0), len(values) - 1)
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Demand:
             and applies its demands itself.
         features: What feeds the steps with the features of frozen layers.
         schedule: What the updates do one after the other; one callback has it.
+        begun: By `variable_key`, the updates that the optimizer had made when a
+            variable began to train, for those whose bias correction counts from there.
     """
 
     multipliers: Mapping[Hashable, float] | None = None
@@ -58,6 +68,7 @@ class Demand:
     later: Sequence[Any] = ()
     features: Features | None = None
     schedule: Schedule | None = None
+    begun: Mapping[Hashable, int] | None = None
 
 
 class Demands:
@@ -103,6 +114,12 @@ class Demands:
             if demand.multipliers is not None:
                 product *= demand.multipliers.get(key, 1.0)
         return product
+
+    def begun(self, variable: Any) -> int:
+        """Return after how many updates a variable began, if that is to count."""
+        key = variable_key(variable)
+        asked = (demand.begun or {} for demand in self._by_owner.values())
+        return next((begun[key] for begun in asked if key in begun), 0)
 
     def features(self) -> Features | None:
         """Return what feeds the steps with features, if anything."""

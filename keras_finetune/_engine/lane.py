@@ -50,6 +50,24 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """What becomes of the learning rate in the updates of an optimizer.
+
+    Args:
+        multipliers: The multiplier of each variable, by `slot_key`; 1 elsewhere.
+        factor: Gives, in a step, what all rates are multiplied by as well.
+        momentum: Gives, in a step, the momentum, if the optimizer uses one.
+        corrections: Give, in a step, by `slot_key`, what the rate of a variable's
+            update is multiplied by, but not that of its weight decay.
+    """
+
+    multipliers: Mapping[Hashable, float]
+    factor: Callable[[], Any] | None = None
+    momentum: Callable[[], Any] | None = None
+    corrections: Mapping[Hashable, Callable[[], Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Flags:
     """What the flags of a model are to say.
 
@@ -153,20 +171,12 @@ class Lane(ABC):
         """
 
     @abstractmethod
-    def rate_patches(
-        self,
-        inner: Any,
-        multipliers: Mapping[Hashable, float],
-        factor: Callable[[], Any] | None = None,
-        momentum: Callable[[], Any] | None = None,
-    ) -> list[Patch]:
+    def rate_patches(self, inner: Any, scaling: Scaling) -> list[Patch]:
         """Return patches that multiply the learning rate of each variable's update.
 
         Args:
             inner: An optimizer that updates variables.
-            multipliers: The multiplier of each variable, by `slot_key`; 1 elsewhere.
-            factor: Gives, in a step, what all rates are multiplied by as well.
-            momentum: Gives, in a step, the momentum, if the optimizer uses one.
+            scaling: What is multiplied.
         """
 
     def momentum_name(self, inner: Any) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from keras_finetune._engine import fit
+from keras_finetune._engine import bias_correction, fit
 from keras_finetune._engine.active import lane
 from keras_finetune._engine.structure import is_built
 
@@ -85,6 +85,19 @@ def steps_taken(model: Any) -> int:
 def updates(model: Any, steps: int) -> int:
     """Return the updates that the optimizer makes in its first so many steps."""
     return steps // lane.steps_an_update(model.optimizer)
+
+
+def updates_made(model: Any) -> int:
+    """Return the updates that the optimizer has made."""
+    return lane.updates(model.optimizer)
+
+
+def without_exact_correction(model: Any) -> str | None:
+    """Return the optimizer whose bias correction cannot count from another update."""
+    for one in (model.optimizer, *lane.inner_optimizers(model.optimizer)):
+        if not bias_correction.is_exact(one):
+            return type(one).__name__
+    return None
 
 
 def check_momentum(model: Any) -> None:

@@ -20,11 +20,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras_finetune._engine import fit
+from keras_finetune._engine import bias_correction, fit
 from keras_finetune._engine.active import lane
 from keras_finetune._engine.demands import Demands, Schedule
 from keras_finetune._engine.evaluation import Evaluation
-from keras_finetune._engine.lane import SetAside, Trained, Unsaid
+from keras_finetune._engine.lane import Scaling, SetAside, Trained, Unsaid
 from keras_finetune._engine.patches import Patch, patched
 from keras_finetune._engine.structure import all_layers, variable_key, weights
 
@@ -281,23 +281,27 @@ class Session:
             features.end()
 
     def _rate_patches(self) -> list[Patch]:
-        scaled = {id(v): (v, self.multiplier(v)) for v in self._trained_by_flags()}
+        trained = {id(v): v for v in self._trained_by_flags()}.values()
+        multipliers = [(v, self.multiplier(v)) for v in trained]
+        begun = [(v, self._demands.begun(v)) for v in trained]
         schedule, factor, momentum = self._demands.schedule(), None, None
         if schedule is not None:
             start, momenta = schedule.start, schedule.momenta
             factor = lane.at_update(self.optimizer, schedule.factors, start)
             if momenta:
                 momentum = lane.at_update(self.optimizer, momenta, start)
-        elif all(multiplier == 1.0 for _, multiplier in scaled.values()):
+        elif all(m == 1.0 for _, m in multipliers) and not any(n for _, n in begun):
             return []
         patches: list[Patch] = []
         for inner in lane.inner_optimizers(self.optimizer):
-            multipliers = {
-                lane.slot_key(inner, v): multiplier
-                for v, multiplier in scaled.values()
-                if multiplier != 1.0
-            }
-            patches += lane.rate_patches(inner, multipliers, factor, momentum)
+            starts = {lane.slot_key(inner, v): n for v, n in begun if n}
+            scaling = Scaling(
+                {lane.slot_key(inner, v): m for v, m in multipliers if m != 1.0},
+                factor,
+                momentum,
+                bias_correction.from_starts(inner, starts, schedule),
+            )
+            patches += lane.rate_patches(inner, scaling)
         return patches
 
     # --- its end ---------------------------------------------------------------------

@@ -57,6 +57,15 @@ def of_scheduler(argument: str) -> str:
     )
 
 
+def of_bias_correction(optimizer: str) -> str:
+    """Say that an optimizer's correction goes on counting all of its updates."""
+    return (
+        f"{optimizer} goes on correcting its averages by the count of all its updates: "
+        "`bias_correction='group'` is for Adam, AdamW and Adamax. Groups that begin "
+        "late take larger steps at first than their learning rate says."
+    )
+
+
 def of_tiny_multipliers(multipliers: Mapping[str, float]) -> str | None:
     """Say which groups hardly train.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from keras_finetune._engine import (
@@ -39,11 +40,17 @@ _SETTINGS = (
     "early_stopping",
     "learning_rate_factor",
     "learning_rates",
+    "bias_correction",
     "batch_norm",
     "frozen_mode",
 )
 # What a backup of a release without these settings was written with.
-_ADDED = {"restore_best": False, "early_stopping": "run", "learning_rates": None}
+_ADDED = {
+    "restore_best": False,
+    "early_stopping": "run",
+    "learning_rates": None,
+    "bias_correction": "optimizer",
+}
 
 
 class Unfreezing:
@@ -65,6 +72,7 @@ class Unfreezing:
         self._progress = progress
         self._stages: Stages | None = None
         self._entered = False
+        self._inexact: str | None = None
         self._saved_epoch: int | None = None
         self.best = BestOfStage(model, progress)
         self._backups = backups.of_fit(model)
@@ -107,6 +115,10 @@ class Unfreezing:
             self._check_rates()
         self._progress.fix(stages.last, epochs)
         optimizer.warn_inexact(model)
+        if self._asks.bias_correction == "group":
+            self._inexact = optimizer.without_exact_correction(model)
+            if self._inexact is not None:
+                warnings.warn(advice.of_bias_correction(self._inexact), stacklevel=4)
         running = session.join(model)
         running.demand(self._asks, later=stages.variables(stages.last))
         running.log_quietly("stage")
@@ -288,9 +300,25 @@ class Unfreezing:
             factor = asks.learning_rate_factor**stage
             everywhere = {variable_key(v): factor for v in weights(self.model)}
             running.demand(asks, multipliers=everywhere)
+        if asks.bias_correction == "group" and self._inexact is None:
+            running.demand(asks, begun=self._begun(stage))
         running.apply()
         self._progress.enter(stage)
         self._entered = True
+
+    def _begun(self, stage: int) -> dict[Hashable, int]:
+        """Return the updates made when variables began to train, after the start."""
+        now = optimizer.updates_made(self.model)
+        entered = [*self._progress.history, {"stage": stage, "updates": now}]
+        found: dict[Hashable, int] = {}
+        for earlier, entry in itertools.pairwise(entered):
+            known = {variable_key(v) for v in self.stages.variables(earlier["stage"])}
+            for variable in self.stages.variables(entry["stage"]):
+                key = variable_key(variable)
+                # An optimizer that has made fewer by now is another one.
+                if key not in known and entry["updates"] <= now:
+                    found[key] = entry["updates"]
+        return found
 
     def _end_stage(self) -> None:
         epoch = self.best.put_back()
@@ -329,6 +357,7 @@ class Unfreezing:
                 "groups": names,
                 "trainable_parameters": parameters,
                 "learning_rate": rate,
+                "updates": optimizer.updates_made(self.model),
             }
         )
         if asks.verbose:

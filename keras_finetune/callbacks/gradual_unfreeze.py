@@ -70,6 +70,13 @@ class GradualUnfreeze(FineTuningCallback):
             the optimizer keeps the rate of the stage that was reached.
         learning_rates: In place of that factor, the base learning rate of each stage,
             which the optimizer is given when the stage begins, whatever rate it had.
+        bias_correction: What Adam, AdamW and Adamax count the updates of a group by,
+            which decide how far its averages are corrected. `"optimizer"` (default):
+            all that the optimizer has made, as in Keras, so that a group that begins
+            late takes steps up to 6.5 times as large as its learning rate says, for
+            some hundred updates. `"group"`: those since the group began to train, as
+            with a new optimizer, and as in PyTorch. Others, such as SGD, correct
+            nothing, or (Nadam, LAMB) keep the optimizer's count, which is said.
         batch_norm: `"frozen"` (default): `BatchNormalization` in groups that start
             frozen stays in inference mode throughout, as Keras's transfer-learning
             guide recommends. `"follow"`: a frozen layer uses its statistics, an
@@ -83,8 +90,9 @@ class GradualUnfreeze(FineTuningCallback):
     Attributes:
         history: One dictionary for each stage that was entered: `epoch` (counted from
             0), `stage`, `groups` (the names of those that train),
-            `trainable_parameters`, `learning_rate`; with `restore_best`, once the
-            stage is over, `best_epoch`: the epoch that training went on from.
+            `trainable_parameters`, `learning_rate`, `updates` (how many the optimizer
+            had made before); with `restore_best`, once the stage is over, `best_epoch`:
+            the epoch that training went on from.
 
     Raises:
         TypeError: If an argument has the wrong type, or the state of the optimizer
@@ -116,6 +124,7 @@ class GradualUnfreeze(FineTuningCallback):
         early_stopping: Literal["run", "stage"] = "run",
         learning_rate_factor: float = 1.0,
         learning_rates: Sequence[float] | None = None,
+        bias_correction: Literal["optimizer", "group"] = "optimizer",
         batch_norm: Literal["follow", "frozen", "trainable"] = "frozen",
         frozen_mode: Literal["training", "inference"] = "training",
         verbose: int = 0,
@@ -150,6 +159,9 @@ class GradualUnfreeze(FineTuningCallback):
                 f"Received: learning_rate_factor={learning_rate_factor!r}, "
                 f"learning_rates={learning_rates!r}"
             )
+        self.bias_correction = _checks.choice(
+            "bias_correction", bias_correction, ("optimizer", "group")
+        )
         self.batch_norm = _checks.choice("batch_norm", batch_norm, _BATCH_NORM)
         self.frozen_mode = _checks.choice("frozen_mode", frozen_mode, _FROZEN_MODES)
         if (batch_norm, frozen_mode) == ("trainable", "inference"):

@@ -281,5 +281,6 @@ def _copy(callback: Any, stage: int, last: int) -> Any:
         early_stopping="run",
         learning_rate_factor=1.0,
         learning_rates=None,
+        bias_correction="optimizer",
         verbose=0,
     )

@@ -81,7 +81,10 @@ def test_a_killed_run_resumes_exactly(order, kill_after, tmp_path):
 def test_a_killed_run_resumes_with_the_rates_of_its_stages(order, kill_after, tmp_path):
     def ours():
         rates = [0.01, 0.002, 0.005]
-        return [GradualUnfreeze(groups=GROUPS, every=2, learning_rates=rates)]
+        unfreeze = GradualUnfreeze(
+            groups=GROUPS, every=2, learning_rates=rates, bias_correction="group"
+        )
+        return [unfreeze]
 
     resumes_exactly(tmp_path, kill_after, order=order, ours=ours, epochs=5)
 

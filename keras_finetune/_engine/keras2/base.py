@@ -15,7 +15,14 @@ import tensorflow as tf
 from keras_finetune._engine import generators, gradients, keras
 from keras_finetune._engine.keras2 import flags, slots
 from keras_finetune._engine.keras2.rates import Legacy, NewStyle, Table, rate_of
-from keras_finetune._engine.lane import Flags, Lane, SetAside, Trained, Unsaid
+from keras_finetune._engine.lane import (
+    Flags,
+    Lane,
+    Scaling,
+    SetAside,
+    Trained,
+    Unsaid,
+)
 from keras_finetune._engine.patches import Patch, Snapshot, unchanged_if_it_fails
 from keras_finetune._engine.structure import all_layers, weights
 
@@ -115,17 +122,10 @@ class Keras2(Lane):
 
         return value
 
-    def rate_patches(
-        self,
-        inner: Any,
-        multipliers: Mapping[Hashable, float],
-        factor: Callable[[], Any] | None = None,
-        momentum: Callable[[], Any] | None = None,
-    ) -> list[Patch]:
-        name = None if momentum is None else self.momentum_name(inner)
-        moves = None if momentum is None or name is None else (name, momentum)
+    def rate_patches(self, inner: Any, scaling: Scaling) -> list[Patch]:
+        name = None if scaling.momentum is None else self.momentum_name(inner)
         kind = Legacy if slots.is_legacy(inner) else NewStyle
-        return kind(inner, multipliers, factor, moves).patches()
+        return kind(inner, scaling, name).patches()
 
     def hyperparameter(self, inner: Any, name: str) -> float:
         if slots.is_legacy(inner):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_finetune._engine import keras
 from keras_finetune._engine.keras2.slots import is_legacy, key_of
+from keras_finetune._engine.lane import Scaling
 from keras_finetune._engine.patches import Patch, patched
 from keras_finetune._engine.traced import Positive
 
@@ -27,38 +28,37 @@ class ScaledUpdates:
 
     Args:
         optimizer: An optimizer that updates variables.
-        multipliers: The multiplier of each variable, by `key_of`; 1 elsewhere.
-        factor: Gives, in a step, what all rates are multiplied by as well.
-        momentum: The name of the optimizer's momentum, and what gives it in a step.
+        scaling: What is multiplied.
+        momentum: The name of the optimizer's momentum; `None` if it stays as it is.
     """
 
-    def __init__(
-        self,
-        optimizer: Any,
-        multipliers: Mapping[Hashable, float],
-        factor: Callable[[], Any] | None = None,
-        momentum: tuple[str, Callable[[], Any]] | None = None,
-    ) -> None:
+    def __init__(self, optimizer: Any, scaling: Scaling, momentum: str | None) -> None:
         self._optimizer = optimizer
-        self._multipliers = multipliers
-        self._factor = factor
-        self._momentum = momentum
+        self._scaling = scaling
+        self._momentum = None
+        if momentum is not None and scaling.momentum is not None:
+            self._momentum = momentum, scaling.momentum
         # A trace computes each result once; they live as long as the patches.
         self._results: dict[Hashable, Any] = {}
 
     def multiplier(self, variable: Any) -> float:
         """Return the multiplier of a variable."""
-        return self._multipliers.get(key_of(variable), 1.0)
+        return self._scaling.multipliers.get(key_of(variable), 1.0)
+
+    def correction(self, variable: Any) -> Callable[[], Any] | None:
+        """Return what gives the factor of a variable's bias correction, if any."""
+        return self._scaling.corrections.get(key_of(variable))
 
     def leaves_alone(self, variable: Any) -> bool:
         """Return whether a variable is updated at the optimizer's own rate."""
-        moves = self._factor is not None or self._momentum is not None
-        return not moves and self.multiplier(variable) == 1.0
+        moves = self._scaling.factor is not None or self._momentum is not None
+        scaled = self.multiplier(variable) != 1.0 or self.correction(variable)
+        return not (moves or scaled)
 
     def scaled(self, rate: Any, multiplier: float) -> Any:
         """Return a rate times the factor of the update and a multiplier."""
-        if self._factor is not None:
-            rate = rate * self._factor()
+        if self._scaling.factor is not None:
+            rate = rate * self._scaling.factor()
         return rate if multiplier == 1.0 else rate * multiplier
 
     def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
@@ -76,8 +76,8 @@ class ScaledUpdates:
 class NewStyle(ScaledUpdates):
     """The updates of an optimizer of the new generation."""
 
-    def __init__(self, optimizer: Any, *scaling: Any) -> None:
-        super().__init__(optimizer, *scaling)
+    def __init__(self, optimizer: Any, scaling: Scaling, momentum: str | None) -> None:
+        super().__init__(optimizer, scaling, momentum)
         self._update_one = optimizer.update_step
 
     def patches(self) -> list[Patch]:
@@ -101,7 +101,10 @@ class NewStyle(ScaledUpdates):
         if self.leaves_alone(variable):
             return self._update_one(gradient, variable)
         # A tensor in the place of variable or schedule: the property returns it.
-        patches = [Patch(self._optimizer, "_learning_rate", self._rate(variable))]
+        rate, correction = self._rate(variable), self.correction(variable)
+        if correction is not None:
+            rate = rate * self.once(correction, correction)
+        patches = [Patch(self._optimizer, "_learning_rate", rate)]
         if self._momentum is not None:
             name, value = self._momentum
             momentum = Positive(self.once(name, value))
@@ -133,6 +136,7 @@ class NewStyle(ScaledUpdates):
             variable.assign_sub(variable * weight_decay * rate)
 
     def _rate(self, variable: Any) -> Any:
+        """Return the rate of a variable, but for a bias correction."""
         multiplier, optimizer = self.multiplier(variable), self._optimizer
         if self.leaves_alone(variable):
             return optimizer.learning_rate
@@ -144,8 +148,8 @@ class NewStyle(ScaledUpdates):
 class Legacy(ScaledUpdates):
     """The updates of an optimizer of the older generation, and of TFA's."""
 
-    def __init__(self, optimizer: Any, *scaling: Any) -> None:
-        super().__init__(optimizer, *scaling)
+    def __init__(self, optimizer: Any, scaling: Scaling, momentum: str | None) -> None:
+        super().__init__(optimizer, scaling, momentum)
         # TFA's decoupled decay is not multiplied by the rate: it has one of its own,
         # and goes with the group, as in PyTorch's parameter groups.
         self._scaled = ["learning_rate"]
@@ -192,23 +196,29 @@ class Legacy(ScaledUpdates):
         arguments: tuple[Any, ...],
         state: dict[str, Any],
     ) -> Any:
-        multiplier = self.multiplier(var)
+        scale = self.multiplier(var), self.correction(var)
         if self.leaves_alone(var):
             return original(*arguments, **state)
-        with self._hyper_scaled(multiplier):
+        with self._hyper_scaled(*scale):
             if state:
-                key = ("state", multiplier, var.device, var.dtype.base_dtype)
+                key = ("state", scale, var.device, var.dtype.base_dtype)
                 state["apply_state"] = self.once(key, lambda: self._prepare(var))
             return original(*arguments, **state)
 
     @contextmanager
-    def _hyper_scaled(self, multiplier: float) -> Iterator[None]:
-        hyper, names = self._optimizer._hyper, self._scaled
+    def _hyper_scaled(
+        self, multiplier: float, correction: Callable[[], Any] | None
+    ) -> Iterator[None]:
+        hyper = self._optimizer._hyper
         before = dict(hyper)
-        scaled = self.once(
-            ("hyper", multiplier),
-            lambda: {n: self.scaled(self._value(n), multiplier) for n in names},
-        )
+
+        def scale() -> dict[str, Any]:
+            rates = {n: self.scaled(self._value(n), multiplier) for n in self._scaled}
+            if correction is not None:
+                rates["learning_rate"] = rates["learning_rate"] * correction()
+            return rates
+
+        scaled = self.once(("hyper", multiplier, correction), scale)
         try:
             hyper.update(scaled)
             if self._momentum is not None:

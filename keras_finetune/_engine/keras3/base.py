@@ -14,7 +14,14 @@ from keras.src.backend.common import global_state
 from keras_finetune._engine import keras
 from keras_finetune._engine.keras3 import slots
 from keras_finetune._engine.keras3.rates import ScaledUpdates, Table
-from keras_finetune._engine.lane import Flags, Lane, SetAside, Trained, Unsaid
+from keras_finetune._engine.lane import (
+    Flags,
+    Lane,
+    Scaling,
+    SetAside,
+    Trained,
+    Unsaid,
+)
 from keras_finetune._engine.patches import (
     Patch,
     Snapshot,
@@ -106,16 +113,9 @@ class Keras3(Lane):
             self.inner_optimizers(optimizer)[0],
         )
 
-    def rate_patches(
-        self,
-        inner: Any,
-        multipliers: Mapping[Hashable, float],
-        factor: Callable[[], Any] | None = None,
-        momentum: Callable[[], Any] | None = None,
-    ) -> list[Patch]:
-        name = None if momentum is None else self.momentum_name(inner)
-        moves = None if momentum is None or name is None else (name, momentum)
-        return ScaledUpdates(inner, multipliers, factor, moves).patches()
+    def rate_patches(self, inner: Any, scaling: Scaling) -> list[Patch]:
+        name = None if scaling.momentum is None else self.momentum_name(inner)
+        return ScaledUpdates(inner, scaling, name).patches()
 
     def schedule(self, inner: Any, rates: npt.NDArray[np.float32]) -> None:
         schedule = Table(rates, int(keras.ops.convert_to_numpy(inner._iterations)))

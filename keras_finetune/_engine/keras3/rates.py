@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from keras_finetune._engine import backend, keras
 from keras_finetune._engine.keras3.slots import State
+from keras_finetune._engine.lane import Scaling
 from keras_finetune._engine.patches import Patch
 from keras_finetune._engine.traced import Positive
+
+# On a rate: a multiplier, and what gives the factor of a bias correction in a step.
+_Scale: TypeAlias = tuple[float, Callable[[], Any] | None]
+_AS_IT_IS: _Scale = (1.0, None)
 
 
 class ScaledUpdates:
@@ -19,30 +24,21 @@ class ScaledUpdates:
 
     Args:
         optimizer: An optimizer that updates variables.
-        multipliers: The multiplier of each variable, by the optimizer's key; 1
-            elsewhere.
-        factor: Gives, in a step, what all rates are multiplied by as well.
-        momentum: The name of the optimizer's momentum, and what gives it in a step.
+        scaling: What is multiplied.
+        momentum: The name of the optimizer's momentum; `None` if it stays as it is.
     """
 
-    def __init__(
-        self,
-        optimizer: Any,
-        multipliers: Mapping[Hashable, float],
-        factor: Callable[[], Any] | None = None,
-        momentum: tuple[str, Callable[[], Any]] | None = None,
-    ) -> None:
+    def __init__(self, optimizer: Any, scaling: Scaling, momentum: str | None) -> None:
         self._optimizer = optimizer
-        self._multipliers = multipliers
-        self._factor = factor
+        self._scaling = scaling
         self._momentum = momentum
         self._update_all = optimizer._backend_update_step
         self._update_one = optimizer.update_step
         self._decay = optimizer._apply_weight_decay
         self._base_rate = optimizer._get_current_learning_rate
-        # The rate under each multiplier, while variables are updated; shared by all
+        # The rate under each scale, while variables are updated; shared by all
         # threads, since a merged call under MirroredStrategy runs in another one.
-        self._rates: dict[float, Any] = {}
+        self._rates: dict[_Scale, Any] = {}
         self._decaying: float = 1.0
 
     def patches(self) -> list[Patch]:
@@ -50,7 +46,7 @@ class ScaledUpdates:
         patched: dict[str, Callable[..., Any]] = {
             "_get_current_learning_rate": self.current_learning_rate
         }
-        if self._multipliers:
+        if self._scaling.multipliers or self._scaling.corrections:
             patched["_apply_weight_decay"] = self.apply_weight_decay
             if hasattr(self._optimizer, "_parallel_update_step"):
                 patched["_backend_update_step"] = self.update_in_parallel
@@ -58,17 +54,18 @@ class ScaledUpdates:
                 patched["_backend_update_step"] = self.update_all
                 patched["update_step"] = self.update_step
         patches = [Patch(self._optimizer, *patch) for patch in patched.items()]
-        if self._momentum is not None:
-            name, value = self._momentum
+        value = self._scaling.momentum
+        if self._momentum is not None and value is not None:
             update = patched.get("_backend_update_step", self._update_all)
-            patches += momentum_patches(self._optimizer, name, value, update)
+            patches += momentum_patches(self._optimizer, self._momentum, value, update)
         return patches
 
     def update_all(self, grads: Any, variables: Any, learning_rate: Any) -> Any:
-        """Update all variables, with one multiplication for each multiplier."""
+        """Update all variables, with one multiplication for each scale."""
         # Made before TensorFlow leaves the replica.
-        for multiplier in sorted({*map(self._multiplier, variables)} - {1.0}):
-            self._rates[multiplier] = keras.ops.multiply(learning_rate, multiplier)
+        for scale in dict.fromkeys(map(self._scale, variables)):
+            if scale != _AS_IT_IS:
+                self._rates[scale] = _times(learning_rate, scale)
         try:
             return self._update_all(grads, variables, learning_rate)
         finally:
@@ -76,28 +73,29 @@ class ScaledUpdates:
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
         """Update one variable at its own rate."""
-        rate = self._rates.get(self._multiplier(variable), learning_rate)
+        rate = self._rates.get(self._scale(variable), learning_rate)
         return self._update_one(gradient, variable, rate)
 
     def update_in_parallel(self, grads: Any, variables: Any, rate: Any) -> None:
-        """Update all variables, in one call for each multiplier (PyTorch)."""
+        """Update all variables, in one call for each scale (PyTorch)."""
         # State without a variable (Nadam's product) must advance once, not per call.
         scalars = list(State(self._optimizer).scalars.values())
         before = [keras.ops.copy(scalar) for scalar in scalars]
-        for multiplier, indices in self._by_multiplier(variables).items():
+        for scale, indices in _positions(map(self._scale, variables)).items():
             for scalar, start in zip(scalars, before, strict=True):
                 scalar.assign(start)
             self._update_all(
                 [grads[i] for i in indices],
                 [variables[i] for i in indices],
-                rate if multiplier == 1.0 else rate * multiplier,
+                rate if scale == _AS_IT_IS else _times(rate, scale),
             )
 
     def apply_weight_decay(self, variables: Any) -> None:
         """Apply decoupled weight decay, scaled like the updates."""
         variables = list(variables)
         try:
-            for multiplier, indices in self._by_multiplier(variables).items():
+            multipliers = map(self._multiplier, variables)
+            for multiplier, indices in _positions(multipliers).items():
                 self._decaying = multiplier
                 self._decay([variables[i] for i in indices])
         finally:
@@ -109,26 +107,39 @@ class ScaledUpdates:
         multiplier = self._decaying
         if multiplier == 1.0:
             return self._current_rate()
-        if multiplier not in self._rates:
-            self._rates[multiplier] = keras.ops.multiply(
-                self._current_rate(), multiplier
-            )
-        return self._rates[multiplier]
+        scale = (multiplier, None)
+        if scale not in self._rates:
+            self._rates[scale] = _times(self._current_rate(), scale)
+        return self._rates[scale]
 
     def _current_rate(self) -> Any:
         rate = self._base_rate()
-        if self._factor is None:
+        if self._scaling.factor is None:
             return rate
-        return keras.ops.multiply(rate, self._factor())
+        return keras.ops.multiply(rate, self._scaling.factor())
 
     def _multiplier(self, variable: Any) -> float:
-        return self._multipliers.get(self._optimizer._var_key(variable), 1.0)
+        key = self._optimizer._var_key(variable)
+        return self._scaling.multipliers.get(key, 1.0)
 
-    def _by_multiplier(self, variables: Sequence[Any]) -> dict[float, list[int]]:
-        parts: dict[float, list[int]] = {}
-        for i, variable in enumerate(variables):
-            parts.setdefault(self._multiplier(variable), []).append(i)
-        return parts
+    def _scale(self, variable: Any) -> _Scale:
+        key = self._optimizer._var_key(variable)
+        return self._multiplier(variable), self._scaling.corrections.get(key)
+
+
+def _times(rate: Any, scale: _Scale) -> Any:
+    multiplier, correction = scale
+    if multiplier != 1.0:
+        rate = keras.ops.multiply(rate, multiplier)
+    return rate if correction is None else keras.ops.multiply(rate, correction())
+
+
+def _positions(values: Iterable[Any]) -> dict[Any, list[int]]:
+    """Return where each value is."""
+    found: dict[Any, list[int]] = {}
+    for i, value in enumerate(values):
+        found.setdefault(value, []).append(i)
+    return found
 
 
 def momentum_patches(
