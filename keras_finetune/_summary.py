@@ -124,6 +124,11 @@ class _Training:
         self.rate: float | None = None
         if getattr(model, "optimizer", None) is not None:
             self.rate = optimizer.learning_rate(model)
+        # The base rates of the stages, or what they are multiplied by.
+        self.bases = [1.0 if self.rate is None else self.rate]
+        if self.stages is not None and self.unfreeze is not None:
+            known = self.unfreeze.base_rates(self.bases[0], self.stages)
+            self.bases = known or self.bases
 
     def selects(self, variable: Any) -> bool:
         """Whether a variable trains when its group does."""
@@ -177,7 +182,8 @@ class _Training:
 
     def groups_table(self, epochs: int | None) -> Table:
         """Return a row for each group."""
-        rate = "factor" if self.rate is None else "learning rate"
+        given = self.unfreeze is not None and self.unfreeze.learning_rates is not None
+        rate = "factor" if self.rate is None and not given else "learning rate"
         header = ["group", "layers", "parameters", "trainable", "epochs", rate]
         trained: dict[Hashable, Any] = {variable_key(v): v for v in self.trained()}
         rows = []
@@ -193,19 +199,15 @@ class _Training:
     ) -> tuple[str, str]:
         if not own:
             return "never", "-"
-        bases = [1.0 if self.rate is None else self.rate]
-        when = _epochs.spans([0], epochs)[0]
+        stage, when = 0, _epochs.spans([0], epochs)[0]
         if self.stages is not None and self.unfreeze is not None:
             # Stage s trains the groups from `last - s` on.
             stage = max(self.stages.last - index, 0)
             when = self.unfreeze.when_from(stage, self.stages, epochs)
-            every = bases
-            if self.rate is not None or self.unfreeze.learning_rates is None:
-                every = self.unfreeze.base_rates(bases[0], self.stages) or bases
-            bases = list(dict.fromkeys((every[min(stage, len(every) - 1)], every[-1])))
         factors = [self.factor(v) for v in own]
         low, high = min(factors), max(factors)
         # Of the first stage in which the group trains, and of the last one.
+        bases = dict.fromkeys((self.bases[stage], self.bases[-1]))
         said = [
             f"{base * low:.3g}"
             if low == high

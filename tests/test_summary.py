@@ -118,6 +118,13 @@ def test_bounds_schedules_and_models_that_are_not_compiled():
     assert [row[-1] for row in rows(report).values()] == ["0.01", "0.1", "1"]
 
 
+def test_rates_that_stages_bring_need_no_optimizer():
+    stages = GradualUnfreeze(2, learning_rates=[0.1, 0.01])
+    report = summary(reference.make_model(), [stages], epochs=4)
+    assert report.parts[1].header[-1] == "learning rate"
+    assert [row[-1] for row in rows(report).values()] == ["0.01", "0.1 to 0.01"]
+
+
 def test_without_callbacks_it_is_what_trains_now():
     model = compiled()
     model.get_layer("low").trainable = False

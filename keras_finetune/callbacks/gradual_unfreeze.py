@@ -232,11 +232,16 @@ class GradualUnfreeze(FineTuningCallback):
         return self._progress.when_from(stage, stages.last, epochs)
 
     def base_rates(self, rate: float | None, stages: Stages) -> list[float] | None:
-        """Return the base rate of each stage, if that of the optimizer is known."""
+        """Return the base rate of each stage; `None` if it depends on an unknown one.
+
+        Args:
+            rate: That of the optimizer, if it is known.
+            stages: The stages.
+        """
         n = stages.last + 1
-        if rate is None:
-            return None
         if self.learning_rates is None:
+            if rate is None:
+                return None
             return [rate * self.learning_rate_factor**stage for stage in range(n)]
         if len(self.learning_rates) != n:
             raise ValueError(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from keras_finetune import GradualUnfreeze, OneCycle
+from keras_finetune import DiscriminativeLR, GradualUnfreeze, OneCycle
 from keras_finetune._engine import KERAS_3, bias_correction, keras
 from keras_finetune._engine.demands import Schedule
 
@@ -95,11 +95,13 @@ def test_a_run_in_two_parts_is_the_same():
     assert callback.history[1]["updates"] == 2 * STEPS
 
 
-def test_groups_keep_their_counts_under_a_schedule():
+def test_groups_keep_their_counts_under_multipliers_and_a_schedule():
     make = OPTIMIZERS["Adam"]
     ours, new = compiled(make()), compiled(make())
-    fit(ours, 8, [staged(4), OneCycle(momentum=None, per="stage")])
-    fit(new, 4, [OneCycle(momentum=None)])
+    rates = {"groups": ["low", "head"], "multipliers": [0.5, 1.0]}
+    cycle = OneCycle(momentum=None, per="stage")
+    fit(ours, 8, [staged(4), DiscriminativeLR(**rates), cycle])
+    fit(new, 4, [DiscriminativeLR(**rates), OneCycle(momentum=None)])
     assert np.allclose(
         moved(ours, "low", make()), moved(new, "low", make()), rtol=1e-4, atol=1e-7
     )
