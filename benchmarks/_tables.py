@@ -236,12 +236,41 @@ def ways(records):
     ]
     for way, rate, some in chosen(records):
         cells = ["found" if rate is None else f"{rate:g}"]
-        for key in ("validation", "test"):
-            value, error = mean(some, key)
-            cells.append(f"{value:.3f}" + f" ± {error:.3f}" * bool(some[1:]))
+        cells += [_accuracy(some, key) for key in ("validation", "test")]
         cells += [f"{mean(some, 'processor_seconds')[0]:.0f}", str(len(some))]
         lines.append(f"| {way} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def sizes(records):
+    """The test accuracy of each way, and the rate chosen, a column for each size."""
+    columns = {}
+    for size in sorted({r["per_class"] or np.inf for r in records}):
+        some = [r for r in records if (r["per_class"] or np.inf) == size]
+        seeds = max(r["seed"] for r in some) + 1
+        number = "all" if size == np.inf else f"{size:g} a class"
+        title = f"{number} ({seeds} seed{'s' * (seeds > 1)})"
+        columns[title] = {way: rest for way, *rest in chosen(some)}
+    lines = [f"| way | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for way in dict.fromkeys(way for column in columns.values() for way in column):
+        cells = []
+        for column in columns.values():
+            rate, some = column.get(way, (None, []))
+            cells.append(_accuracy(some, "test") if some else "")
+            if rate is not None:
+                cells[-1] += f", at {rate:g}"
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _accuracy(records, key):
+    value, error = mean(records, key)
+    return f"{value:.3f}" + f" ± {error:.3f}" * bool(records[1:])
+
+
+def of_size(records, size):
+    """The fits on so many images a class."""
+    return [record for record in records if record["per_class"] == size]
 
 
 def by_rate(records):
@@ -256,6 +285,24 @@ def by_rate(records):
         found = {r["rate"]: r["test"] for r in of_first if r["arm"] == way}
         cells = (f"{found[rate]:.3f}" if rate in found else "" for rate in rates)
         lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def late_groups(records):
+    """Validation accuracy, seed by seed, after so many epochs of the head alone."""
+    lengths = sorted({r["head_epochs"] for r in records})
+    titles = [f"{n} epochs of the head" for n in lengths]
+    lines = ["| | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+    for arm in dict.fromkeys(r["arm"] for r in records):
+        cells = [
+            ", ".join(
+                f"{r['validation']:.3f}"
+                for r in records
+                if (r["arm"], r["head_epochs"]) == (arm, length)
+            )
+            for length in lengths
+        ]
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -294,10 +341,24 @@ TABLES = {
         find_rate,
     ),
     "recipes": ("features/fine_tune.md", "recipes.json", recipes),
-    "photographs": ("real_networks.md", "clothing.json", ways),
-    "photographs by rate": ("real_networks.md", "clothing.json", by_rate),
+    "photographs": (
+        "real_networks.md",
+        "clothing.json",
+        lambda records: ways(of_size(records, 20)),
+    ),
+    "photographs by rate": (
+        "real_networks.md",
+        "clothing.json",
+        lambda records: by_rate(of_size(records, 20)),
+    ),
+    "photographs by size": ("real_networks.md", "clothing.json", sizes),
     "normalization": ("real_networks.md", "batch_norm.json", ways),
     "normalization by rate": ("real_networks.md", "batch_norm.json", by_rate),
+    "late groups": (
+        "features/gradual_unfreeze.md",
+        "late_groups.json",
+        late_groups,
+    ),
     "coverage": ("recipes/regression.md", "coverage.json", coverage),
 }
 

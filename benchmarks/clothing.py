@@ -140,7 +140,7 @@ def main():
                 rates,
             )
     for size in dict.fromkeys(record["per_class"] for record in records):
-        some = [record for record in records if record["per_class"] == size]
+        some = _tables.of_size(records, size)
         print(f"{size or 'all'} images a class\n")
         print(_tables.ways(some), _tables.by_rate(some), sep="\n\n", end="\n\n")
         if arguments.figure and size == per_class:
