@@ -62,7 +62,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--head-epochs", type=int, nargs="+", default=[6, 30])
+    parser.add_argument("--head-epochs", type=int, nargs="+", default=[6, 30, 100])
     options = parser.parse_args()
     path = options.json
     records = json.loads(path.read_text()) if path.is_file() else []

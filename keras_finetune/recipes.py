@@ -37,7 +37,7 @@ def fine_tune(
 
     - `"lp-ft"`: the head alone for a third of the epochs, then all groups at a tenth of
       the rate, or at the second of `rates`; in either part the rate rises and falls
-      along a cosine.
+      along a cosine, and Adam corrects its averages by the updates of each group.
     - `"ulmfit"`: one more group each epoch, the rate of each group 2.6 times that of
       the one below, under a slanted triangle.
     - `"layer-decay"`: all layers from the start, with rates multiplied by 0.65

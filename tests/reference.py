@@ -346,3 +346,13 @@ def addons_optimizers():
         "tfa_adamw": lambda: o.AdamW(weight_decay=0.01, learning_rate=0.01),
         "tfa_moving_average": lambda: o.MovingAverage(legacy.SGD(0.1, momentum=0.9)),
     }
+
+
+def can_compile():
+    """Whether PyTorch finds the C++ compiler that it compiles steps with."""
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        return bool(cpp_builder.get_cpp_compiler())
+    except exc.InvalidCxxCompiler:
+        return False

@@ -1,11 +1,12 @@
 """Adam's bias correction for variables that begin to train late.
 
-Adam divides its averages by what they lack in their first updates, counted by the
-optimizer. The averages of a variable that begins after `n` updates lack as much, but
-the optimizer, which has counted `n`, no longer divides: the second average is too
-small, and updates are up to 6.5 times as large as the rate says, for some hundred
-updates. The ratio of the two corrections, as a factor on the rate of that variable,
-makes its updates those of an Adam that is new when it begins.
+Adam's averages start at zero, so in the first updates only a share of them is there.
+Adam divides by that share, which it works out from the number of all its updates. The
+averages of a variable that begins after `n` of them are as incomplete, but the share
+that the optimizer works out is near 1: the average of squares stays too small, and
+updates are up to 6.5 times as large as the rate says, for some hundred updates. The
+ratio of the two corrections, as a factor on the rate of that variable, makes its
+updates those of an Adam that is new when it begins.
 """
 
 from __future__ import annotations

@@ -190,15 +190,6 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
-def can_compile():
-    from torch._inductor import cpp_builder, exc
-
-    try:
-        return bool(cpp_builder.get_cpp_compiler())
-    except exc.InvalidCxxCompiler:
-        return False
-
-
 def fit_twice(**kwargs):
     """Stages with rates, then other rates: what is compiled must follow."""
     keras.utils.set_random_seed(1)
@@ -215,7 +206,7 @@ def fit_twice(**kwargs):
     return reference.weights(model)
 
 
-@pytest.mark.skipif(not can_compile(), reason="there is no C++ compiler")
+@pytest.mark.skipif(not reference.can_compile(), reason="there is no C++ compiler")
 def test_compiled_steps_follow_stages_and_rates(fresh_compiler):
     fast, plain = fit_twice(jit_compile=True), fit_twice()
     assert fresh_compiler["stats"]["unique_graphs"] > 0

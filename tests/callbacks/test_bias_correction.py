@@ -63,7 +63,7 @@ def test_a_late_group_trains_as_with_a_new_optimizer(name):
     fit(new, 5)
     fit(plain, 9)
     expected = moved(new, "low", make())
-    assert np.allclose(moved(ours, "low", make()), expected, rtol=1e-4, atol=1e-7)
+    assert np.allclose(moved(ours, "low", make()), expected, rtol=1e-5, atol=1e-7)
     # The head has counted all the time.
     assert np.array_equal(weights(ours, "head"), weights(plain, "head"))
     keras_own = compiled(make())
@@ -76,8 +76,11 @@ def test_a_late_group_trains_as_with_a_new_optimizer(name):
     [{"run_eagerly": True}, {"steps_per_execution": 3}, {"jit_compile": True}],
 )
 def test_it_holds_however_the_step_is_compiled(arguments):
-    if keras.backend.backend() == "torch" and "run_eagerly" not in arguments:
-        pytest.skip("several steps per execution, or a compiled step, on PyTorch")
+    if keras.backend.backend() == "torch" and "steps_per_execution" in arguments:
+        pytest.skip("Keras refuses several steps per execution on PyTorch")
+    if keras.backend.backend() == "torch" and "jit_compile" in arguments:
+        if not reference.can_compile():
+            pytest.skip("there is no C++ compiler")
     make = OPTIMIZERS["Adam"]
     ours, plain = compiled(make(), **arguments), compiled(make())
     fit(ours, 9, [staged(4)])
@@ -103,7 +106,7 @@ def test_groups_keep_their_counts_under_multipliers_and_a_schedule():
     fit(ours, 8, [staged(4), DiscriminativeLR(**rates), cycle])
     fit(new, 4, [DiscriminativeLR(**rates), OneCycle(momentum=None)])
     assert np.allclose(
-        moved(ours, "low", make()), moved(new, "low", make()), rtol=1e-4, atol=1e-7
+        moved(ours, "low", make()), moved(new, "low", make()), rtol=1e-5, atol=1e-7
     )
 
 
