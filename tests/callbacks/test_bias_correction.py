@@ -76,11 +76,11 @@ def test_a_late_group_trains_as_with_a_new_optimizer(name):
     [{"run_eagerly": True}, {"steps_per_execution": 3}, {"jit_compile": True}],
 )
 def test_it_holds_however_the_step_is_compiled(arguments):
-    if keras.backend.backend() == "torch" and "steps_per_execution" in arguments:
+    on_torch = keras.backend.backend() == "torch"
+    if on_torch and "steps_per_execution" in arguments:
         pytest.skip("Keras refuses several steps per execution on PyTorch")
-    if keras.backend.backend() == "torch" and "jit_compile" in arguments:
-        if not reference.can_compile():
-            pytest.skip("there is no C++ compiler")
+    if on_torch and "jit_compile" in arguments and not reference.can_compile():
+        pytest.skip("there is no C++ compiler")
     make = OPTIMIZERS["Adam"]
     ours, plain = compiled(make(), **arguments), compiled(make())
     fit(ours, 9, [staged(4)])
