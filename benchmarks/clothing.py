@@ -4,13 +4,15 @@
 
 SqueezeNet from ImageNet on photographs of clothes (see _clothing.py), a few images of
 each of ten classes, 18 epochs in batches of 32 with Adam, over a grid of base rates
-(see _grid.py). Rates are chosen on validation images; test images are for the tables
-only. `seconds` is by the clock, with nothing else running if the machine was quiet;
+(see _grid.py). With all photographs (`--per-class 0`) a fit of 18 epochs takes half an
+hour of a core; `--epochs` asks for fewer. Rates are chosen on validation images; test
+images are for the tables only. `seconds` is by the clock, with nothing else running if the machine was quiet;
 `processor_seconds`, which the tables show, counts all threads.
 """
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import _grid
@@ -27,59 +29,61 @@ from keras_finetune import (
 )
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-HEAD_EPOCHS = EPOCHS // 3
 
 
-def everything(model, fit, rate):
-    fit(compiled(model, rate), EPOCHS)
+def everything(model, fit, rate, epochs):
+    fit(compiled(model, rate), epochs)
 
 
-def head_only(model, fit, rate):
+def head_only(model, fit, rate, epochs):
     for layer in model.layers[:-1]:
         layer.trainable = False
-    fit(compiled(model, rate), EPOCHS)
+    fit(compiled(model, rate), epochs)
 
 
-def two_fits(model, fit, rate):
+def two_fits(model, fit, rate, epochs):
     """Keras by hand: the head, then all at a tenth of the rate."""
+    head_epochs = round(epochs / 3)
     for layer in model.layers[:-1]:
         layer.trainable = False
-    fit(compiled(model, rate), HEAD_EPOCHS)
+    fit(compiled(model, rate), head_epochs)
     for layer in model.layers:
         layer.trainable = True
-    fit(compiled(model, rate / 10), EPOCHS - HEAD_EPOCHS)
+    fit(compiled(model, rate / 10), epochs - head_epochs)
 
 
 def with_callbacks(make):
-    def arm(model, fit, rate):
-        fit(compiled(model, rate), EPOCHS, make())
+    def arm(model, fit, rate, epochs):
+        fit(compiled(model, rate), epochs, make(epochs))
 
     return arm
 
 
-def found(model, fit, rate):
+def found(model, fit, rate, epochs):
     """`fine_tune`, each stage at the rate that a search suggests; nothing to choose."""
     stages = find_learning_rate(
         compiled(model, 1e-3),
         fit.x,
         fit.y,
-        callbacks=fine_tune(EPOCHS),
+        callbacks=fine_tune(epochs),
         batch_size=BATCH,
         stage="each",
     )
     rates = [stage.suggestion or 1e-3 for stage in stages]
-    callbacks = [*fine_tune(EPOCHS, rates=rates), FeatureCache(verbose=0)]
-    fit(compiled(model, rates[0]), EPOCHS, callbacks)
+    callbacks = [*fine_tune(epochs, rates=rates), FeatureCache(verbose=0)]
+    fit(compiled(model, rates[0]), epochs, callbacks)
 
 
 ARMS = {
     "everything at one rate": everything,
     "head only": head_only,
     "two fits by hand": two_fits,
+    "stages": with_callbacks(lambda _: [GradualUnfreeze(), FeatureCache(verbose=0)]),
+    "rates": with_callbacks(lambda _: [DiscriminativeLR()]),
     "stages and rates": with_callbacks(
-        lambda: [GradualUnfreeze(), DiscriminativeLR(), FeatureCache(verbose=0)]
+        lambda _: [GradualUnfreeze(), DiscriminativeLR(), FeatureCache(verbose=0)]
     ),
-    "fine_tune, fastai": with_callbacks(lambda: fine_tune(EPOCHS, recipe="fastai")),
+    "fine_tune, fastai": with_callbacks(lambda n: fine_tune(n, recipe="fastai")),
 }
 FOUND = {"fine_tune, rates found": found}
 
@@ -125,20 +129,27 @@ def main():
     parser = _grid.parser(__doc__, [*FOUND, *ARMS], RATES)
     parser.add_argument("--figure", type=Path, help="where to draw this size")
     parser.add_argument("--per-class", type=int, default=20, help="0 for all")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     arguments = parser.parse_args()
     records = _grid.load(arguments.json)
     per_class = arguments.per_class or None
+    case = {"per_class": per_class, "epochs": arguments.epochs}
+
+    def fits(arms, rates):
+        """Measure some ways."""
+
+        def trained(name, rate, seed):
+            arm = functools.partial(arms[name], epochs=arguments.epochs)
+            return run(arm, per_class, rate, seed)
+
+        chosen = [name for name in arms if name in (arguments.arm or arms)]
+        _grid.measure(
+            records, arguments.json, case, chosen, trained, arguments.seeds, rates
+        )
+
     if not arguments.table:
-        for arms, rates in ((FOUND, [None]), (ARMS, arguments.rates)):
-            _grid.measure(
-                records,
-                arguments.json,
-                {"per_class": per_class},
-                [arm for arm in arms if arm in (arguments.arm or arms)],
-                lambda arm, *how, arms=arms: run(arms[arm], per_class, *how),
-                arguments.seeds,
-                rates,
-            )
+        fits(FOUND, [None])
+        fits(ARMS, arguments.rates)
     for size in dict.fromkeys(record["per_class"] for record in records):
         some = _tables.of_size(records, size)
         print(f"{size or 'all'} images a class\n")

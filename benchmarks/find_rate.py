@@ -6,11 +6,13 @@
 
 The tasks are those of the study of quality (see `_transfer.py`): networks trained on
 the digits 0 to 4, fine-tuned on few images of 5 to 9, ten epochs of ten steps of Adam
-under a slanted triangle whose peak is the rate in question; and all of SqueezeNet on 20
-photographs of clothes a class (see `_clothing.py`), in the same way. In every task and
-for every seed nine rates are tried, each 2.4 times the one before: 3e-4 to 0.3, for
-SqueezeNet 1e-5 to 0.01. The best of them has the highest accuracy on the images to
-choose by; rates that tie with it are as good. Then the rates are searched for, on the
+under a slanted triangle whose peak is the rate in question; and SqueezeNet on 20
+photographs of clothes a class (see `_clothing.py`), first its new head alone, in the
+same way, and then both stages of `fine_tune(10)`, the second one at the rate in
+question, after a head at 0.02. In every task and for every seed nine rates are tried,
+each 2.4 times the one before: 3e-4 to 0.3, for all of SqueezeNet 1e-5 to 0.01. The best
+of them has the highest accuracy on the images to choose by; rates that tie with it are
+as good. Then the rates are searched for, on the
 images to train on only, and the network is fine-tuned at what each rule suggests. A
 search trains on 100 batches at rising rates, and reads them again without learning.
 
@@ -23,8 +25,7 @@ one, and its accuracy on test images beside that of the rate which the grid has 
 as the mean over cases of the difference, with its standard error. `--quick` runs two
 tasks with two seeds and keeps nothing. Results are kept in results/find_rate.json, case
 by case: a run that was interrupted goes on. MNIST and the photographs come from the
-folder in `KERAS_FINETUNE_DATA` (see `_data.py`). The kept results are those of the
-digits; the photographs have not been run with this rule.
+folder in `KERAS_FINETUNE_DATA` (see `_data.py`).
 """
 
 import argparse
@@ -39,12 +40,18 @@ import numpy as np
 from _tables import best, find_rate
 from _transfer import STEPS, compiled, network, pretrained, sources
 
-from keras_finetune import RateSearch, SlantedTriangular, find_learning_rate
+from keras_finetune import (
+    RateSearch,
+    SlantedTriangular,
+    find_learning_rate,
+    fine_tune,
+)
 from keras_finetune._engine import backend, keras
 
 RESULTS = Path(__file__).resolve().parent / "results" / "find_rate.json"
-CLOTHES = "clothes, 20 a class"
+TASK = "clothes, 20 a class"
 EPOCHS = 10
+HEAD_RATE = 0.02
 FIRST = 5  # of the seeds that are reported
 QUICK = ("MNIST, 20 a class", "scikit-learn, 20 a class")
 
@@ -63,6 +70,7 @@ class Triangle(keras.callbacks.Callback):
 class OnDigits:
     """A network that has learned 0 to 4, on a few images of 5 to 9."""
 
+    stage, callbacks = 0, ()
     grid = np.geomspace(3e-4, 0.3, 9).tolist()
 
     def __init__(self, weights, parts, seed):
@@ -101,25 +109,46 @@ class OnDigits:
 
 
 class OnClothes:
-    """SqueezeNet from ImageNet on photographs; all of it trains under a triangle."""
+    """SqueezeNet from ImageNet on photographs."""
 
-    grid = np.geomspace(1e-5, 1e-2, 9).tolist()
     batch_size = _clothing.BATCH
 
     def __init__(self, per_class, seed):
         self.per_class, self.seed = per_class, seed
         self.parts = _clothing.task(per_class, seed)
 
-    def scores(self, rate):
-        found = _clothing.run(self._all, self.per_class, rate, self.seed)
-        return found["validation"], found["test"]
-
     def model(self):
         return _clothing.compiled(_clothing.network(), 1e-3)
 
+    def scores(self, rate):
+        """Accuracy on the images to choose by, and on test images."""
+        found = _clothing.run(self._train, self.per_class, rate, self.seed)
+        return found["validation"], found["test"]
+
+
+class TheHead(OnClothes):
+    """The new head alone trains, under a triangle."""
+
+    stage, callbacks = 0, fine_tune(EPOCHS)
+    grid = OnDigits.grid
+
     @staticmethod
-    def _all(model, fit, rate):
+    def _train(model, fit, rate):
+        for layer in model.layers[:-1]:
+            layer.trainable = False
         fit(_clothing.compiled(model, rate), EPOCHS, [SlantedTriangular()])
+
+
+class AfterTheHead(OnClothes):
+    """Everything trains after the head, as in the second stage of `fine_tune`."""
+
+    stage, callbacks = 1, fine_tune(EPOCHS)
+    grid = np.geomspace(1e-5, 1e-2, 9).tolist()
+
+    @staticmethod
+    def _train(model, fit, rate):
+        callbacks = fine_tune(EPOCHS, rates=[HEAD_RATE, rate])
+        fit(_clothing.compiled(model, rate), EPOCHS, callbacks)
 
 
 def search(on, steps):
@@ -128,7 +157,15 @@ def search(on, steps):
     keras.utils.set_random_seed(on.seed)
     model, (x, y) = on.model(), on.parts[0]
     start = time.perf_counter()
-    found = find_learning_rate(model, x, y, batch_size=on.batch_size, steps=steps)
+    found = find_learning_rate(
+        model,
+        x,
+        y,
+        callbacks=on.callbacks,
+        stage=on.stage,
+        batch_size=on.batch_size,
+        steps=steps,
+    )
     return found, time.perf_counter() - start
 
 
@@ -151,7 +188,10 @@ def case(task, on, steps):
     }
 
 
-def cases(seeds, wanted):
+CLOTHES = {f"{TASK}, the head": TheHead, f"{TASK}, after the head": AfterTheHead}
+
+
+def cases(seeds, wanted, clothes):
     """Task, and the network on it, for each case that is wanted."""
     for seed in seeds:
         for source, old, tasks in sources(seed):
@@ -162,8 +202,9 @@ def cases(seeds, wanted):
                     if weights is None:
                         weights = pretrained(*old, seed)
                     yield task, OnDigits(weights, parts, seed)
-        if wanted(CLOTHES, seed):
-            yield CLOTHES, OnClothes(20, seed)
+        for task, kind in clothes.items():
+            if wanted(task, seed):
+                yield task, kind(20, seed)
 
 
 def again(row, on):
@@ -203,7 +244,7 @@ def main():
         return known == options.again and (not chosen or task in chosen)
 
     seeds = range(FIRST, FIRST + (2 if options.quick else options.seeds))
-    for task, on in cases(seeds, wanted):
+    for task, on in cases(seeds, wanted, CLOTHES):
         if options.again:
             row = done[task, on.seed]
             again(row, on)

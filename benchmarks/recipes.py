@@ -19,7 +19,7 @@ from pathlib import Path
 
 import _grid
 from _tables import RECIPES, recipes
-from find_rate import EPOCHS, cases
+from find_rate import EPOCHS, TASK, OnClothes, cases
 
 from keras_finetune import SlantedTriangular, find_learning_rate, fine_tune
 from keras_finetune._engine import backend, keras
@@ -85,7 +85,7 @@ def main():
         return missing and (not options.task or task in options.task)
 
     lane = f"{keras.__name__} {keras.__version__}, {backend()}"
-    for task, on in cases(range(1, 1 + options.seeds), wanted):
+    for task, on in cases(range(1, 1 + options.seeds), wanted, {TASK: OnClothes}):
         for recipe in RECIPES:
             if (task, on.seed, recipe) in done:
                 continue

@@ -36,8 +36,10 @@ def fine_tune(
     printed, it shows the words that make it by hand.
 
     - `"lp-ft"`: the head alone for a third of the epochs, then all groups at a tenth of
-      the rate, or at the second of `rates`; in either part the rate rises and falls
-      along a cosine, and Adam corrects its averages by the updates of each group.
+      the rate, or at the second of `rates`. In either part the rate rises and falls
+      along a cosine; in the second it rises for half of the updates, for a network that
+      breaks at a rate it is given too soon. Adam corrects its averages by the updates
+      of each group.
     - `"ulmfit"`: one more group each epoch, the rate of each group 2.6 times that of
       the one below, under a slanted triangle.
     - `"layer-decay"`: all layers from the start, with rates multiplied by 0.65
@@ -126,11 +128,6 @@ def _two_rates(name: str, rates: Any) -> list[float]:
     return [_checks.number("rates", rate, 0.0, exclusive=True) for rate in rates]
 
 
-def _cosine(**arguments: Any) -> OneCycle:
-    """Return a short rise and a cosine, with the momentum left alone."""
-    return OneCycle(0.1, momentum=None, **arguments)
-
-
 def _lp_ft(epochs: int, rates: Sequence[float] | None = None) -> list[Any]:
     """Return the head alone, then everything at a rate of its own."""
     scale: Any = {"learning_rate_factor": 0.1}
@@ -139,7 +136,7 @@ def _lp_ft(epochs: int, rates: Sequence[float] | None = None) -> list[Any]:
     unfreeze = GradualUnfreeze(
         2, every=[max(1, round(epochs / 3))], bias_correction="group", **scale
     )
-    return [unfreeze, _cosine(per="stage")]
+    return [unfreeze, OneCycle([0.1, 0.5], momentum=None, per="stage")]
 
 
 _RECIPES: Mapping[str, Callable[[int], list[Any]]] = {
@@ -151,7 +148,7 @@ _RECIPES: Mapping[str, Callable[[int], list[Any]]] = {
     ],
     "layer-decay": lambda epochs: [
         DiscriminativeLR(1 / 0.65, groups="auto"),
-        _cosine(),
+        OneCycle(0.1, momentum=None),
     ],
     "fastai": lambda epochs: [
         GradualUnfreeze(2, every=[1], learning_rate_factor=0.5, batch_norm="trainable"),

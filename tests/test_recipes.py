@@ -12,7 +12,7 @@ EXPECTED = {
     "lp-ft": (
         "[GradualUnfreeze(groups=2, every=[4], learning_rate_factor=0.1, "
         "bias_correction='group'), "
-        "OneCycle(pct_start=0.1, momentum=None, per='stage')]"
+        "OneCycle(pct_start=[0.1, 0.5], momentum=None, per='stage')]"
     ),
     "ulmfit": (
         "[GradualUnfreeze(every=1), DiscriminativeLR(decay=2.6), SlantedTriangular()]"
