@@ -51,6 +51,7 @@ def fine_tune(
     - `"bias"`: BitFit: biases and shifts of normalization only, under a slanted
       triangle. The kernel of a new head does not train either: train the head before.
     - `"lora"`: the adapters that Keras's `enable_lora` makes, under a slanted triangle.
+      As with `"bias"`, train the kernel of a new head before.
     - `"default"`: `"lp-ft"`.
 
     Args:
@@ -62,10 +63,10 @@ def fine_tune(
             `compile` is. A new head tolerates a far higher rate than what was
             pre-trained; how much higher depends on the task. Defaults to the rate of
             the optimizer and a tenth of it.
-        cache: Whether to compute the features of frozen groups once a row, with a
-            `FeatureCache`: for `"lp-ft"`, `"ulmfit"` and `"fastai"`, where some are
-            frozen at first. The model must have a graph, that is, no `call` of its
-            own.
+        cache: Whether to compute the features of the frozen body once a row, with a
+            `FeatureCache`: for `"lp-ft"`, whose head trains alone for more than one
+            epoch if there are five or more in all. The model must have a graph, that
+            is, no `call` of its own.
 
     Returns:
         A list of callbacks.
@@ -97,8 +98,8 @@ def fine_tune(
         )
     if _checks.boolean("cache", cache) and name not in _FREEZING:
         raise ValueError(
-            f"The recipe {name!r} freezes no group as a whole, so there is nothing to "
-            f"cache. Received: cache={cache!r}"
+            f"The recipe {name!r} keeps no group frozen for more than one epoch, so "
+            f"there is nothing to cache. Received: cache={cache!r}"
         )
     if rates is None:
         callbacks = _RECIPES[name](epochs)
@@ -160,4 +161,4 @@ _RECIPES: Mapping[str, Callable[[int], list[Any]]] = {
 }
 _DEFAULT = "lp-ft"
 _TWO_STAGES = ("lp-ft", "fastai")
-_FREEZING = ("lp-ft", "ulmfit", "fastai")
+_FREEZING = ("lp-ft",)

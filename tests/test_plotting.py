@@ -143,6 +143,21 @@ def test_validation_of_every_second_epoch_stands_where_it_was_measured():
         assert points(drawn["val_loss"]) == (ends, losses)
 
 
+def test_validation_in_a_dictionary_stands_where_it_was_measured():
+    drawn = lines(
+        panels(plot_history({"loss": [4, 3, 2, 1], "val_loss": [5, 4]}))["loss"]
+    )
+    assert points(drawn["val_loss"]) == ([2, 4], [5, 4])
+
+
+def test_what_a_cache_has_kept_is_not_drawn():
+    class Cache:
+        history = [{"epoch": 0, "layer": "b", "row_bytes": 8, "hits": 0}]  # noqa: RUF012
+
+    drawn = panels(plot_history([a_history([0], loss=[4]), Cache()]))
+    assert list(drawn) == ["loss"]
+
+
 def test_several_fits_are_drawn_as_one():
     first = a_history([0, 1, 2], loss=[5, 4, 3], stage=[0, 0, 1])
     second = a_history([2, 3], loss=[2, 1], stage=[1, 2])

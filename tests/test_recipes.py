@@ -77,7 +77,7 @@ def test_each_stage_of_a_probe_can_have_its_own_rate():
         ({"epochs": 4, "rates": [0.1, 0.0]}, ValueError, "rates"),
         ({"epochs": 4, "rates": [0.1, 1], "recipe": "bias"}, ValueError, "lp-ft"),
         (
-            {"epochs": 4, "recipe": "bias", "cache": True},
+            {"epochs": 4, "recipe": "fastai", "cache": True},
             ValueError,
             "nothing to cache",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -34,10 +35,14 @@ def expected(model: Any) -> Expected:
     validates = variables.get("validation_data") is not None or bool(
         variables.get("validation_split")
     )
-    names = {"loss", *_names(_asked_of_compile(model))}
+    asked = _asked_of_compile(model)
+    names = {"loss", *_names(asked)}
+    names.update(f"weighted_{name}" for name in list(names))  # where both lists name it
     names.update(str(metric.name) for metric in model.metrics)
     names.discard("compile_metrics")  # the one that holds those of `compile`
-    outputs = [str(name) for name in getattr(model, "output_names", None) or ()]
+    # Keras names an output by its layer, or by the key that the user gave it.
+    outputs = {str(name) for name in getattr(model, "output_names", None) or ()}
+    outputs.update(_keys([asked, getattr(model, "loss", None), *_outputs(model)]))
     names.update(f"{output}_{name}" for output in outputs for name in list(names))
     keys = {*names, *_ADDED}
     if validates:
@@ -62,6 +67,22 @@ def _asked_of_compile(model: Any) -> list[Any]:
     ]
 
 
+def _outputs(model: Any) -> list[Any]:
+    """Return the outputs in the structure that a functional model was made with."""
+    held = ("_outputs_struct", "_nested_outputs")  # of Keras 3 and 2
+    return [getattr(model, name, None) for name in held]
+
+
+def _keys(structure: Any) -> Iterator[str]:
+    """Return the keys of all dictionaries in a structure."""
+    if isinstance(structure, Mapping):
+        yield from map(str, structure)
+        yield from _keys(list(structure.values()))
+    elif isinstance(structure, (list, tuple)):
+        for one in structure:
+            yield from _keys(one)
+
+
 def _names(asked: Any) -> Iterator[str]:
     """Return the names of metrics, in whatever structure `compile` was given."""
     if isinstance(asked, str):
@@ -71,6 +92,10 @@ def _names(asked: Any) -> Iterator[str]:
     elif isinstance(asked, (list, tuple)):
         for one in asked:
             yield from _names(one)
+    elif isinstance(asked, type):
+        # As Keras names an object that it makes of a class.
+        name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", asked.__name__)
+        yield re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
     elif asked is not None:
         name = getattr(asked, "name", None) or getattr(asked, "__name__", None)
         yield str(name or type(asked).__name__)

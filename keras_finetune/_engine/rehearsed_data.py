@@ -95,6 +95,8 @@ class Data:
             yield from self._drawn
             return
         length = getattr(self._x, "num_batches", None)
+        if length is None and not hasattr(self._x, "__len__"):  # it does not end
+            yield from map(self._x.__getitem__, itertools.count())
         length = len(self._x) if length is None else length
         while True:
             order = np.random.permutation(length) if self._shuffle else range(length)

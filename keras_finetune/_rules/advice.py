@@ -57,6 +57,32 @@ def of_scheduler(argument: str) -> str:
     )
 
 
+def of_unknown_direction(monitor: str) -> str:
+    """Say that a metric is taken as one that falls, since its name does not tell."""
+    return (
+        f"The name of `monitor={monitor!r}` does not tell whether it is to fall or to "
+        "rise, and `mode='auto'` takes it as one that falls. Give `mode='min'` or "
+        "`mode='max'`."
+    )
+
+
+def of_rate_in_mid_run(stage: int, rate: float, factor: float) -> str:
+    """Say that a stage starts at the rate that the optimizer has.
+
+    Args:
+        stage: The first stage of a run that begins in the middle.
+        rate: The rate of the optimizer.
+        factor: That of each stage.
+    """
+    return (
+        f"This run begins in stage {stage}, and a new `GradualUnfreeze` cannot know "
+        "whether the optimizer's rate has been multiplied before: it stays "
+        f"{rate:.3g}. If that is the rate of stage 0, compile with "
+        f"{rate * factor**stage:.3g}, or give the rate of each stage as "
+        "`learning_rates`."
+    )
+
+
 def of_bias_correction(optimizer: str) -> str:
     """Say that an optimizer's correction goes on counting all of its updates."""
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,35 @@ from typing import Any
 from keras_finetune import _checks
 from keras_finetune._schedule.epochs import Plateau
 
-_RISING = ("acc", "auc", "precision", "recall", "f1")
+# Words in the names of metrics, as Keras and its users write them.
+_RISING = frozenset(
+    "acc accuracy auc bleu correlation dice f1 fbeta io iou map ndcg precision psnr r2 "
+    "recall score sensitivity similarity specificity ssim".split()
+)
+_FALLING = frozenset(
+    "bce brier cer cosh crossentropy distance divergence entropy error hinge huber kld loss "
+    "logcosh mae mape mse msle nll perplexity poisson rmse wer".split()
+)
+
+
+def direction(monitor: str) -> str | None:
+    """Return whether a metric is to fall or to rise, by the words of its name.
+
+    Args:
+        monitor: Its key in the logs, such as `val_top_5_accuracy` or `f1_score`.
+
+    Returns:
+        `"min"`, `"max"`, or `None` for a name that does not say.
+    """
+    words = re.findall(r"[a-z]+[0-9]*", monitor.lower())
+    if words and words[-1] == "loss":
+        return "min"
+    # The last word that says it; a "score" is that of another word, if there is one.
+    for word in sorted(reversed(words), key=lambda word: word == "score"):
+        same = {word, word.rstrip("0123456789")}
+        if same & (_RISING | _FALLING):
+            return "max" if same & _RISING else "min"
+    return None
 
 
 class Metric:
@@ -27,7 +56,7 @@ class Metric:
                 f"Received: monitor={monitor!r}"
             )
         if mode == "auto":
-            mode = "max" if any(word in monitor for word in _RISING) else "min"
+            mode = direction(monitor) or "min"
         self.monitor = monitor
         self.mode = mode
         self._said: set[str] = set()

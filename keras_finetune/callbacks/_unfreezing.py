@@ -23,6 +23,7 @@ from keras_finetune._rules.monitored import check_monitor
 from keras_finetune._rules.sharing import shared_groups, warn_of_other_groups
 from keras_finetune._rules.stages import Stages
 from keras_finetune._schedule.progress import Progress
+from keras_finetune._schedule.trigger import direction
 from keras_finetune._tables import bold
 from keras_finetune.callbacks._best_of_stage import BestOfStage
 from keras_finetune.callbacks._early_stopping import judge_stages
@@ -137,6 +138,8 @@ class Unfreezing:
         progress, begins = self._progress, not self._entered
         if begins and not self._restore():
             again = progress.forget_from(epoch)
+            if again and progress.history:
+                self._return_to_rate_of(progress.history[-1], left=again[-1])
             if self._again and any(entry["stage"] for entry in again):
                 self._warn_of_starting_again(epoch)
         self._backups.begin(epoch)
@@ -148,6 +151,8 @@ class Unfreezing:
             )
         last = self.stages.last
         before, stage = progress.stages_at(epoch, self._saved_epoch, last)
+        if before is None and stage:
+            self._advise_of_rate(stage)
         if before is not None and stage != before:
             if begins and self.best.waits:
                 # Resumed between two stages. Optimizer state comes back too, which
@@ -202,11 +207,20 @@ class Unfreezing:
                 advice.of_early_stopping(int(other.patience), asks.patience)
                 for other in self._beside(keras.callbacks.EarlyStopping)
             ]
+        if asks.monitor and asks.mode == "auto" and direction(asks.monitor) is None:
+            said.append(advice.of_unknown_direction(asks.monitor))
         if asks.patience is not None:
             said.append(advice.of_penalties(asks.monitor, self._penalized()))
         for sentence in said:
             if sentence is not None:
                 warnings.warn(sentence, stacklevel=4)
+
+    def _advise_of_rate(self, stage: int) -> None:
+        """Say that a run that begins in a later stage keeps the optimizer's rate."""
+        if self._gives_rates() == "learning_rate_factor":
+            rate = optimizer.learning_rate(self.model)
+            factor = self._asks.learning_rate_factor
+            warnings.warn(advice.of_rate_in_mid_run(stage, rate, factor), stacklevel=4)
 
     def _beside(self, kind: type[Any]) -> list[Any]:
         """Return the other callbacks of a kind in this `fit`."""
@@ -332,6 +346,29 @@ class Unfreezing:
                     f"state of epoch {epoch}, its best by {self._asks.monitor}",
                 )
 
+    def _return_to_rate_of(
+        self, entry: Mapping[str, Any], left: Mapping[str, Any]
+    ) -> None:
+        """Undo what later stages of an earlier `fit` have done to the base rate."""
+        asks, model = self._asks, self.model
+        if asks.learning_rates is not None:
+            self._set_rate(asks.learning_rates[entry["stage"]])
+        elif optimizer.updates_made(model) >= left["updates"]:  # else it is another one
+            self._scale_rate(entry["stage"] - left["stage"])
+
+    def _set_rate(self, rate: float) -> None:
+        """Give the optimizer a base rate; the rates of several keep their ratios."""
+        base = optimizer.learning_rate(self.model)
+        optimizer.set_learning_rate(
+            self.model, lambda own: rate * (own / base) if base else rate
+        )
+
+    def _scale_rate(self, stages: int) -> None:
+        """Multiply the base rate as often as there are stages, or undo that."""
+        factor = self._asks.learning_rate_factor**stages
+        if factor != 1.0:
+            optimizer.set_learning_rate(self.model, lambda rate: rate * factor)
+
     def _remember(self) -> None:
         if self._entered:
             self.stages.remember(self._progress.stage or 0)
@@ -339,14 +376,9 @@ class Unfreezing:
     def _record(self, epoch: int, stage: int, before: int | None) -> None:
         asks, stages = self._asks, self.stages
         if asks.learning_rates is not None:
-            new, base = asks.learning_rates[stage], optimizer.learning_rate(self.model)
-            # The rates of several optimizers keep their ratios.
-            optimizer.set_learning_rate(
-                self.model, lambda rate: new * (rate / base) if base else new
-            )
-        elif before is not None and asks.learning_rate_factor != 1.0:
-            factor = asks.learning_rate_factor ** (stage - before)
-            optimizer.set_learning_rate(self.model, lambda rate: rate * factor)
+            self._set_rate(asks.learning_rates[stage])
+        elif before is not None:
+            self._scale_rate(stage - before)
         names = [group.name for group in stages.trained(stage)]
         parameters = stages.parameters(stage)
         rate = optimizer.learning_rate(self.model)

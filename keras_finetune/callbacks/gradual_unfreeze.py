@@ -50,8 +50,9 @@ class GradualUnfreeze(FineTuningCallback):
             boundaries of the first.
         initial_groups: Groups that train from the start, counted from the top.
         monitor: Key of the logs; the next stage starts when it stops improving.
-        mode: `"min"`, `"max"`, or `"auto"`: `"max"` for metrics whose name contains
-            `acc`, `auc`, `precision`, `recall` or `f1`, else `"min"`.
+        mode: Whether the metric is to fall, `"min"`, or to rise, `"max"`. `"auto"`: as
+            the words of its name say, such as `loss`, `mae`, `accuracy`, `auc` or
+            `score`; `"min"`, with a warning, where none of them is known.
         min_delta: Change of the metric that counts as an improvement.
         patience: Epochs without improvement after which the next stage starts. With
             `restore_best` it can be left out: stages then start by `every`, and the

@@ -58,6 +58,10 @@ def _by_epoch(
     return dict(zip(ends, numbers, strict=True))
 
 
+def _length(values: Any) -> int:
+    return len(values) if hasattr(values, "__len__") else 0
+
+
 @dataclass
 class Training:
     """What the sources say, by the name of the number."""
@@ -71,7 +75,8 @@ class Training:
         if history is source and hasattr(source, "on_epoch_end"):
             return  # a callback that writes into the logs, such as `DiscriminativeLR`
         if isinstance(history, Mapping):
-            epochs = list(getattr(source, "epoch", ()))
+            longest = max(map(_length, history.values()), default=0)
+            epochs = list(getattr(source, "epoch", range(longest)))
             for name, values in history.items():
                 line = _by_epoch(str(name), values, epochs, argument)
                 x, y = self.lines.get(str(name), ([], []))
@@ -118,7 +123,7 @@ class Training:
             if "step" in row and steps:
                 end = row["step"] / steps
             for name, value in row.items():
-                if name not in ("epoch", "step"):
+                if _base(name) in (*_RATES, *_NORMS):  # not what a cache tells
                     x, y = lines.setdefault(name, ([], []))
                     x.append(float(end))
                     y.append(float(value))

@@ -114,13 +114,17 @@ def _both_ways(values: Array, beta: float = 0.8) -> Array:
     return np.asarray((smoothed(values, beta) + back) / 2)
 
 
-def _bounded(losses: Array) -> Array:
+def _bounded(losses: Array, without_learning: float = -np.inf) -> Array:
     """Return losses cut off as far above the start as the lowest is below.
 
     The average that runs backwards would carry an explosion far.
+
+    Args:
+        losses: The losses.
+        without_learning: The highest loss of a batch at the start, which is none.
     """
     start = float(np.mean(losses[: _early(losses)]))
-    return np.minimum(losses, start + (start - np.min(losses)))
+    return np.minimum(losses, max(start + (start - np.min(losses)), without_learning))
 
 
 def _early(losses: Array) -> int:
@@ -144,7 +148,7 @@ def corrected(losses: Array, baseline: Array | None) -> Array:
     apart = np.std((losses - baseline)[:early])
     if not (np.all(np.isfinite(baseline)) and apart <= 0.5 * np.std(losses[:early])):
         return losses
-    bounded = _bounded(losses)
+    bounded = _bounded(losses, float(np.max(baseline)))
     hardness = baseline - _both_ways(baseline)
     common = _both_ways(hardness * (bounded - _both_ways(bounded)))
     spread = _both_ways(hardness**2)
@@ -190,7 +194,9 @@ def why_none(
     curve, early = centred(losses), _early(losses)
     lowest = early + int(np.argmin(curve[early:]))
     fall = float(np.mean(curve[:early]) - curve[lowest])
-    noise = float(np.std(np.diff(losses[:early]))) / np.sqrt(2.0)
+    # At the first rates a loss without its baseline has no noise left.
+    parts = losses[:early], losses[max(lowest - early, 0) : lowest + 1]
+    noise = max(float(np.std(np.diff(part))) for part in parts) / np.sqrt(2.0)
     # Of an average whose weights fall by 0.8 a batch on either side.
     error = noise * np.sqrt(0.2 / 1.8 / 2)
     if fall <= max(_CERTAIN * error, 1e-6 * abs(float(curve[0]))):

@@ -17,8 +17,9 @@ from keras_finetune import (
     WeightNormLogger,
     layer_groups,
 )
-from keras_finetune._engine import keras
+from keras_finetune._engine import keras, optimizer
 from keras_finetune._rules.sharing import few_groups
+from keras_finetune._schedule.trigger import direction
 
 GROUPS = ["low", "middle", "head"]
 DATA = reference.make_data()
@@ -197,6 +198,11 @@ def test_a_monitor_that_is_never_logged(monitor, message):
         ("acc", ["acc"], False),
         ("val_error", [keras.metrics.SparseCategoricalAccuracy(name="error")], True),
         ("learning_rate/low", None, False),
+        (
+            "sparse_categorical_accuracy",
+            [keras.metrics.SparseCategoricalAccuracy],
+            False,
+        ),
     ],
 )
 def test_a_monitor_that_is_logged(monitor, metrics, validates):
@@ -214,6 +220,67 @@ def test_a_monitor_that_another_callback_may_add_is_only_warned_of():
 
     unfreeze = GradualUnfreeze(GROUPS, monitor="mine", patience=1)
     assert "monitor='mine'" in said([Adds(), unfreeze])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("monitor", ["val_sex_mae", "val_age_loss"])
+def test_a_monitor_of_an_output_by_its_key(monitor):
+    inputs = keras.Input((3,))
+    body = keras.layers.Dense(2, name="body")(inputs)
+    outputs = {k: keras.layers.Dense(1, name=f"{k}_head")(body) for k in ("age", "sex")}
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", dict.fromkeys(outputs, "mse"), metrics={"sex": ["mae"]})
+    x = np.ones((4, 3), "float32")
+    data = x, dict.fromkeys(outputs, x[:, :1])
+    unfreeze = GradualUnfreeze(monitor=monitor, patience=1)
+    history = model.fit(*data, validation_data=data, verbose=0, callbacks=[unfreeze])
+    assert monitor in history.history
+
+
+@pytest.mark.slow
+@pytest.mark.keras3
+def test_a_monitor_that_both_lists_of_metrics_name():
+    model = compiled()
+    both = {"metrics": ["accuracy"], "weighted_metrics": ["accuracy"]}
+    model.compile("sgd", model.loss, **both)
+    unfreeze = GradualUnfreeze(GROUPS, monitor="weighted_accuracy", patience=1)
+    assert "weighted_accuracy" in fit(model, [unfreeze]).history
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [
+        ("val_account_loss", "min"),
+        ("val_accuracy", "max"),
+        ("top_5_categorical_accuracy", "max"),
+        ("val_acc", "max"),
+        ("auc_1", "max"),
+        ("recall@10", "max"),
+        ("val_f1", "max"),
+        ("f1_score", "max"),
+        ("val_r2_score", "max"),
+        ("brier_score", "min"),
+        ("val_mean_io_u", "max"),
+        ("cosine_similarity", "max"),
+        ("root_mean_squared_error", "min"),
+        ("val_mae", "min"),
+        ("vaccine", None),
+        ("mine", None),
+    ],
+)
+def test_the_name_of_a_metric_says_where_it_is_to_go(monitor, mode):
+    assert direction(monitor) == mode
+
+
+def test_a_metric_whose_name_does_not_say_where_it_is_to_go():
+    metrics = [keras.metrics.SparseCategoricalAccuracy(name="mine")]
+
+    def callbacks(**arguments):
+        return [GradualUnfreeze(GROUPS, monitor="mine", patience=1, **arguments)]
+
+    assert "does not tell" in said(callbacks(), model=compiled(metrics=metrics))
+    known = said(callbacks(mode="max"), model=compiled(metrics=metrics))
+    assert "does not tell" not in known
 
 
 @pytest.mark.slow
@@ -243,6 +310,30 @@ def test_a_second_fit_from_the_start():
     assert "begins again" not in said([again], 3, model, initial_epoch=2)
     assert "begins again" not in said([again], 3, compiled())
     assert [entry["stage"] for entry in again.history] == [0, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "rates", [{"learning_rate_factor": 0.1}, {"learning_rates": [0.5, 0.05, 0.005]}]
+)
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_a_fit_that_goes_back_into_a_stage_has_its_rate_again(rates, epoch):
+    model, unfreeze = compiled(), GradualUnfreeze(GROUPS, every=2, **rates)
+    fit(model, [unfreeze], epochs=6)
+    fit(model, [unfreeze], epochs=4, initial_epoch=epoch)
+    assert unfreeze.history[-1]["stage"] == 1
+    assert optimizer.learning_rate(model) == pytest.approx(0.05)
+
+
+@pytest.mark.slow
+def test_a_new_callback_in_mid_run_says_that_the_rate_stays():
+    def new(**rates):
+        return [GradualUnfreeze(GROUPS, every=2, **rates)]
+
+    heard = said(new(learning_rate_factor=0.1), 3, compiled(), initial_epoch=2)
+    assert "compile with 0.05" in heard
+    rates = new(learning_rates=[0.5, 0.05, 0.005])
+    assert "compile with" not in said(rates, 3, compiled(), initial_epoch=2)
 
 
 def test_rates_that_no_step_asks_for():

@@ -253,6 +253,19 @@ def test_items_hear_of_no_epoch():
 
 
 @pytest.mark.slow
+@pytest.mark.keras3
+def test_items_without_an_end():
+    class Endless(ITEMS):
+        num_batches = None
+
+        def __getitem__(self, index):
+            x, y = make_data()
+            return x + index, y
+
+    assert len(find_learning_rate(make_model(), Endless(), steps=5).losses) == 5
+
+
+@pytest.mark.slow
 def test_an_iterator_is_drawn_from_once_and_says_so():
     def stream():
         for i in range(100):

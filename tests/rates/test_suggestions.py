@@ -154,6 +154,26 @@ def test_a_baseline_of_the_same_batches_takes_their_noise_away():
     assert RateSearch.of(RATES, curve() + hard).suggestion is None
 
 
+@pytest.mark.parametrize("spread", [0.35, 0.7])
+def test_batches_of_very_different_hardness_change_little(spread):
+    clean = RateSearch.of(RATES, curve(), np.full(100, curve()[0])).suggestion
+    for seed in range(20):
+        hard = np.exp(spread * np.random.default_rng(seed).normal(size=100))
+        found = RateSearch.of(RATES, hard * curve(), hard * curve()[0])
+        assert clean / 3 < found.suggestion < clean * 3
+
+
+def test_noise_that_comes_with_the_rate_rarely_looks_like_a_fall():
+    count = 0
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        hard = np.exp(0.5 * rng.normal(size=100))
+        noise = 0.03 * np.linspace(0, 1, 100) * rng.normal(size=100)
+        losses = hard * (1 + noise + np.exp(3 * np.log10(RATES)))
+        count += RateSearch.of(RATES, losses, hard).suggestion is not None
+    assert count <= 5
+
+
 def test_where_a_network_has_broken_down_the_baseline_says_nothing():
     # A new head on large features: losses near 15, and 2.3 from where all is lost. The
     # difference to the baseline alone says other rates, by up to 5 times.
