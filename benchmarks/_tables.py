@@ -249,7 +249,9 @@ def sizes(records):
         some = [r for r in records if (r["per_class"] or np.inf) == size]
         seeds = max(r["seed"] for r in some) + 1
         number = "all" if size == np.inf else f"{size:g} a class"
-        title = f"{number} ({seeds} seed{'s' * (seeds > 1)}, {some[0]['epochs']} epochs)"
+        title = (
+            f"{number} ({seeds} seed{'s' * (seeds > 1)}, {some[0]['epochs']} epochs)"
+        )
         columns[title] = {way: rest for way, *rest in chosen(some)}
     lines = [f"| way | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for way in dict.fromkeys(way for column in columns.values() for way in column):

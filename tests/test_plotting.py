@@ -152,7 +152,7 @@ def test_validation_in_a_dictionary_stands_where_it_was_measured():
 
 def test_what_a_cache_has_kept_is_not_drawn():
     class Cache:
-        history = [{"epoch": 0, "layer": "b", "row_bytes": 8, "hits": 0}]  # noqa: RUF012
+        history = [{"epoch": 0, "layer": "b", "row_bytes": 8, "hits": 0}]
 
     drawn = panels(plot_history([a_history([0], loss=[4]), Cache()]))
     assert list(drawn) == ["loss"]

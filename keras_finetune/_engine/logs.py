@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from keras_finetune._engine import fit
+from keras_finetune._engine import KERAS_3, fit
 from keras_finetune._engine.structure import sublayers
 
 _STEPS = ("train_step", "test_step", "compute_metrics", "get_metrics_result", "metrics")
@@ -40,9 +40,10 @@ def expected(model: Any) -> Expected:
     names.update(f"weighted_{name}" for name in list(names))  # where both lists name it
     names.update(str(metric.name) for metric in model.metrics)
     names.discard("compile_metrics")  # the one that holds those of `compile`
-    # Keras names an output by its layer, or by the key that the user gave it.
     outputs = {str(name) for name in getattr(model, "output_names", None) or ()}
-    outputs.update(_keys([asked, getattr(model, "loss", None), *_outputs(model)]))
+    if KERAS_3:  # names an output by its layer, or by the key that the user gave it
+        made_of = getattr(model, "_outputs_struct", None)  # of a functional model
+        outputs.update(_keys([asked, getattr(model, "loss", None), made_of]))
     names.update(f"{output}_{name}" for output in outputs for name in list(names))
     keys = {*names, *_ADDED}
     if validates:
@@ -67,12 +68,6 @@ def _asked_of_compile(model: Any) -> list[Any]:
     ]
 
 
-def _outputs(model: Any) -> list[Any]:
-    """Return the outputs in the structure that a functional model was made with."""
-    held = ("_outputs_struct", "_nested_outputs")  # of Keras 3 and 2
-    return [getattr(model, name, None) for name in held]
-
-
 def _keys(structure: Any) -> Iterator[str]:
     """Return the keys of all dictionaries in a structure."""
     if isinstance(structure, Mapping):
@@ -94,8 +89,8 @@ def _names(asked: Any) -> Iterator[str]:
             yield from _names(one)
     elif isinstance(asked, type):
         # As Keras names an object that it makes of a class.
-        name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", asked.__name__)
-        yield re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+        snake = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", asked.__name__)
+        yield re.sub(r"([a-z])([A-Z])", r"\1_\2", snake).lower()
     elif asked is not None:
         name = getattr(asked, "name", None) or getattr(asked, "__name__", None)
         yield str(name or type(asked).__name__)

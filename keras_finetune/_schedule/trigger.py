@@ -11,14 +11,16 @@ from keras_finetune import _checks
 from keras_finetune._schedule.epochs import Plateau
 
 # Words in the names of metrics, as Keras and its users write them.
-_RISING = frozenset(
-    "acc accuracy auc bleu correlation dice f1 fbeta io iou map ndcg precision psnr r2 "
-    "recall score sensitivity similarity specificity ssim".split()
-)
-_FALLING = frozenset(
-    "bce brier cer cosh crossentropy distance divergence entropy error hinge huber kld loss "
-    "logcosh mae mape mse msle nll perplexity poisson rmse wer".split()
-)
+_RISING = {
+    *("acc", "accuracy", "auc", "bleu", "correlation", "dice", "f1", "fbeta", "io"),
+    *("iou", "map", "ndcg", "precision", "psnr", "r2", "recall", "score"),
+    *("sensitivity", "similarity", "specificity", "ssim"),
+}
+_FALLING = {
+    *("bce", "brier", "cer", "cosh", "crossentropy", "distance", "divergence"),
+    *("entropy", "error", "hinge", "huber", "kld", "loss", "logcosh", "mae", "mape"),
+    *("mse", "msle", "nll", "perplexity", "poisson", "rmse", "wer"),
+}
 
 
 def direction(monitor: str) -> str | None:
@@ -33,8 +35,9 @@ def direction(monitor: str) -> str | None:
     words = re.findall(r"[a-z]+[0-9]*", monitor.lower())
     if words and words[-1] == "loss":
         return "min"
-    # The last word that says it; a "score" is that of another word, if there is one.
-    for word in sorted(reversed(words), key=lambda word: word == "score"):
+    # The last word that says it; a "score" only where no other word does.
+    words.sort(key=lambda word: word != "score")
+    for word in reversed(words):
         same = {word, word.rstrip("0123456789")}
         if same & (_RISING | _FALLING):
             return "max" if same & _RISING else "min"

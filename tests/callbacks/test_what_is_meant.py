@@ -223,6 +223,7 @@ def test_a_monitor_that_another_callback_may_add_is_only_warned_of():
 
 
 @pytest.mark.slow
+@pytest.mark.keras3  # Keras 2 names outputs by their layers
 @pytest.mark.parametrize("monitor", ["val_sex_mae", "val_age_loss"])
 def test_a_monitor_of_an_output_by_its_key(monitor):
     inputs = keras.Input((3,))
