@@ -92,7 +92,8 @@ def logs_of(**metrics):
 
 def stages_by_metric(values, **kwargs):
     write = logs_of(score=values)
-    callback = GradualUnfreeze(groups=GROUPS, monitor="score", **kwargs)
+    arguments = {"mode": "min", **kwargs}
+    callback = GradualUnfreeze(groups=GROUPS, monitor="score", **arguments)
     model = compiled()
     reference.fit(model, DATA, epochs=len(values), callbacks=[write, callback])
     return {entry["epoch"]: entry["stage"] for entry in callback.history}
@@ -124,7 +125,7 @@ def test_nan_starts_no_stage_and_is_said_once():
 def test_a_metric_goes_on_over_two_fits():
     values = [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
     whole = stages_by_metric(values, patience=2)
-    callback = GradualUnfreeze(groups=GROUPS, monitor="score", patience=2)
+    callback = GradualUnfreeze(groups=GROUPS, monitor="score", mode="min", patience=2)
     callbacks = [logs_of(score=values), callback]
     model = compiled()
     reference.fit(model, DATA, epochs=2, callbacks=callbacks)
