@@ -27,6 +27,7 @@ from keras_finetune._schedule.trigger import direction
 from keras_finetune._tables import bold
 from keras_finetune.callbacks._best_of_stage import BestOfStage
 from keras_finetune.callbacks._early_stopping import judge_stages
+from keras_finetune.callbacks._rates_of_stages import RatesOfStages
 
 # What the state is called in a backup's record.
 _NAME = "GradualUnfreeze"
@@ -76,6 +77,7 @@ class Unfreezing:
         self._inexact: str | None = None
         self._saved_epoch: int | None = None
         self.best = BestOfStage(model, progress)
+        self._rates = RatesOfStages(asks, model)
         self._backups = backups.of_fit(model)
 
     @property
@@ -112,8 +114,7 @@ class Unfreezing:
         model, stages = self.model, self.stages
         if self._asks.monitor is not None:
             check_monitor(model, self._asks.monitor)
-        if self._asks.learning_rates is not None:
-            self._check_rates()
+        self._rates.check(stages)
         self._progress.fix(stages.last, epochs)
         optimizer.warn_inexact(model)
         if self._asks.bias_correction == "group":
@@ -139,7 +140,7 @@ class Unfreezing:
         if begins and not self._restore():
             again = progress.forget_from(epoch)
             if again and progress.history:
-                self._return_to_rate_of(progress.history[-1], left=again[-1])
+                self._rates.go_back(progress.history[-1], left=again[-1])
             if self._again and any(entry["stage"] for entry in again):
                 self._warn_of_starting_again(epoch)
         self._backups.begin(epoch)
@@ -152,7 +153,7 @@ class Unfreezing:
         last = self.stages.last
         before, stage = progress.stages_at(epoch, self._saved_epoch, last)
         if before is None and stage:
-            self._advise_of_rate(stage)
+            self._rates.advise_in_mid_run(stage)
         if before is not None and stage != before:
             if begins and self.best.waits:
                 # Resumed between two stages. Optimizer state comes back too, which
@@ -175,20 +176,6 @@ class Unfreezing:
 
     # --- what cannot be meant --------------------------------------------------------
 
-    def _check_rates(self) -> None:
-        """Raise where the base rates of stages cannot be given to the optimizer."""
-        model, asks = self.model, self._asks
-        asks.base_rates(optimizer.learning_rate(model), self.stages)
-        others = [c for c in fit.callbacks_of_fit(model) if getattr(c, "bounds", None)]
-        if optimizer.is_scheduled(model) or others:
-            raise ValueError(
-                "Argument `learning_rates` gives the optimizer the rate of each stage, "
-                "which a `LearningRateSchedule` or the `bounds` of `DiscriminativeLR` "
-                "give as well. Compile with a number, and use `decay` or "
-                f"`multipliers`. Received: {asks!r}"
-                + (f" beside {others[0]!r}" if others else "")
-            )
-
     def _advise(self, epochs: int | None) -> None:
         asks, starts = self._asks, self._progress.starts
         said = []
@@ -199,7 +186,7 @@ class Unfreezing:
             said.append(advice.of_stages_not_reached(starts, epochs, added, default))
             if default and epochs == 1:
                 said.append(advice.of_one_epoch())
-        giving = self._gives_rates()
+        giving = self._rates.given_by
         if giving is not None and self._beside(keras.callbacks.LearningRateScheduler):
             said.append(advice.of_scheduler(giving))
         if asks.patience is not None and asks.early_stopping == "run":
@@ -215,25 +202,9 @@ class Unfreezing:
             if sentence is not None:
                 warnings.warn(sentence, stacklevel=4)
 
-    def _advise_of_rate(self, stage: int) -> None:
-        """Say that a run that begins in a later stage keeps the optimizer's rate."""
-        if self._gives_rates() == "learning_rate_factor":
-            rate = optimizer.learning_rate(self.model)
-            factor = self._asks.learning_rate_factor
-            warnings.warn(advice.of_rate_in_mid_run(stage, rate, factor), stacklevel=4)
-
     def _beside(self, kind: type[Any]) -> list[Any]:
         """Return the other callbacks of a kind in this `fit`."""
         return [c for c in fit.callbacks_of_fit(self.model) if isinstance(c, kind)]
-
-    def _gives_rates(self) -> str | None:
-        """Return the argument by which stages set the optimizer's rate, if any does."""
-        if self._asks.learning_rates is not None:
-            return "learning_rates"
-        scheduled = optimizer.is_scheduled(self.model)
-        if self._asks.learning_rate_factor != 1.0 and not scheduled:
-            return "learning_rate_factor"
-        return None
 
     def _penalized(self) -> list[str]:
         groups = self.stages.frozen(0)
@@ -346,39 +317,13 @@ class Unfreezing:
                     f"state of epoch {epoch}, its best by {self._asks.monitor}",
                 )
 
-    def _return_to_rate_of(
-        self, entry: Mapping[str, Any], left: Mapping[str, Any]
-    ) -> None:
-        """Undo what later stages of an earlier `fit` have done to the base rate."""
-        asks, model = self._asks, self.model
-        if asks.learning_rates is not None:
-            self._set_rate(asks.learning_rates[entry["stage"]])
-        elif optimizer.updates_made(model) >= left["updates"]:  # else it is another one
-            self._scale_rate(entry["stage"] - left["stage"])
-
-    def _set_rate(self, rate: float) -> None:
-        """Give the optimizer a base rate; the rates of several keep their ratios."""
-        base = optimizer.learning_rate(self.model)
-        optimizer.set_learning_rate(
-            self.model, lambda own: rate * (own / base) if base else rate
-        )
-
-    def _scale_rate(self, stages: int) -> None:
-        """Multiply the base rate as often as there are stages, or undo that."""
-        factor = self._asks.learning_rate_factor**stages
-        if factor != 1.0:
-            optimizer.set_learning_rate(self.model, lambda rate: rate * factor)
-
     def _remember(self) -> None:
         if self._entered:
             self.stages.remember(self._progress.stage or 0)
 
     def _record(self, epoch: int, stage: int, before: int | None) -> None:
         asks, stages = self._asks, self.stages
-        if asks.learning_rates is not None:
-            self._set_rate(asks.learning_rates[stage])
-        elif before is not None:
-            self._scale_rate(stage - before)
+        self._rates.enter(stage, before)
         names = [group.name for group in stages.trained(stage)]
         parameters = stages.parameters(stage)
         rate = optimizer.learning_rate(self.model)
