@@ -70,7 +70,10 @@ CASES = {
     "check": 1,  # `make check`
 }
 # Files whose cases take longest: one case of a test in every lane.
-LONG = ("test_fault_injection", "test_failed_fit", "test_no_trace")
+LONG = (
+    *("test_fault_injection", "test_failed_fit", "test_no_trace"),
+    *("test_gradual_unfreeze", "test_feature_cache"),
+)
 # The lanes, one of each Keras, of tests that are marked `once`.
 ONCE = ("keras3-tensorflow", "keras2-addons")
 # Twins of those, there for what a release changes: of the slow tests they run the ones
