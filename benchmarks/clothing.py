@@ -89,13 +89,15 @@ FOUND = {"fine_tune, rates found": found}
 
 
 OURS = ("stages and rates", *FOUND)
+PARTS = ("stages", "rates")  # of which only the table tells
 
 
 def draw(records, size):
     """Accuracy against the base rate, and against seconds at the rate chosen."""
     figure = Figure((9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 4))
-    for i, (way, rate, some) in enumerate(_tables.chosen(records)):
+    drawn = [one for one in _tables.chosen(records) if one[0] not in PARTS]
+    for i, (way, rate, some) in enumerate(drawn):
         style = {
             "color": "#d9690f"
             if way in OURS
