@@ -12,9 +12,9 @@ same way, and then both stages of `fine_tune(10)`, the second one at the rate in
 question, after a head at 0.02. In every task and for every seed nine rates are tried,
 each 2.4 times the one before: 3e-4 to 0.3, for all of SqueezeNet 1e-5 to 0.01. The best
 of them has the highest accuracy on the images to choose by; rates that tie with it are
-as good. Then the rates are searched for, on the
-images to train on only, and the network is fine-tuned at what each rule suggests. A
-search trains on 100 batches at rising rates, and reads them again without learning.
+as good. Then the rates are searched for, on the images to train on only, and the
+network is fine-tuned at what each rule suggests. A search trains on 100 batches at
+rising rates, and reads them again without learning.
 
 The rule "ours" was chosen on the seeds 1 to 4 by the accuracy on the images to choose
 by, interpolated in the grid; the seeds of the table are others. `--again` tries kept

@@ -98,8 +98,8 @@ def fine_tune(
         )
     if _checks.boolean("cache", cache) and name not in _FREEZING:
         raise ValueError(
-            f"The recipe {name!r} keeps no group frozen for more than one epoch, so "
-            f"there is nothing to cache. Received: cache={cache!r}"
+            f"In the recipe {name!r} nothing is frozen, or something else after an "
+            f"epoch, so there is nothing to cache. Received: cache={cache!r}"
         )
     if rates is None:
         callbacks = _RECIPES[name](epochs)

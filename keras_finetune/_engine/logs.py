@@ -37,7 +37,8 @@ def expected(model: Any) -> Expected:
     )
     asked = _asked_of_compile(model)
     names = {"loss", *_names(asked)}
-    names.update(f"weighted_{name}" for name in list(names))  # where both lists name it
+    # Where both lists name a metric, Keras tells the weighted one apart.
+    names.update(f"weighted_{name}" for name in list(_names(asked[1::2])))
     names.update(str(metric.name) for metric in model.metrics)
     names.discard("compile_metrics")  # the one that holds those of `compile`
     outputs = {str(name) for name in getattr(model, "output_names", None) or ()}

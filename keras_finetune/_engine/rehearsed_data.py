@@ -94,10 +94,10 @@ class Data:
         if self._drawn is not None:
             yield from self._drawn
             return
-        length = getattr(self._x, "num_batches", None)
-        if length is None and not hasattr(self._x, "__len__"):  # it does not end
+        has_number = hasattr(type(self._x), "num_batches")  # Keras 2 has the length
+        length = self._x.num_batches if has_number else len(self._x)
+        if length is None:  # it does not end
             yield from map(self._x.__getitem__, itertools.count())
-        length = len(self._x) if length is None else length
         while True:
             order = np.random.permutation(length) if self._shuffle else range(length)
             for i in order:

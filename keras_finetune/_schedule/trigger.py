@@ -33,8 +33,6 @@ def direction(monitor: str) -> str | None:
         `"min"`, `"max"`, or `None` for a name that does not say.
     """
     words = re.findall(r"[a-z]+[0-9]*", monitor.lower())
-    if words and words[-1] == "loss":
-        return "min"
     # The last word that says it; a "score" only where no other word does.
     words.sort(key=lambda word: word != "score")
     for word in reversed(words):

@@ -44,9 +44,9 @@ def plot_history(
 
     Args:
         history: What to draw: a Keras `History` or its dictionary, a callback that
-            keeps a history of its own (`GradualUnfreeze`, `WeightNormLogger`), or a
-            list of those. Histories of several fits are drawn as one; of an epoch
-            that ran twice the later is drawn.
+            keeps a history of its own (`GradualUnfreeze`, `WeightNormLogger`), of which
+            stages, rates and norms are drawn, or a list of those. Histories of several
+            fits are drawn as one; of an epoch that ran twice the later is drawn.
         callbacks: More of the same.
         metrics: The metrics to draw, in this order, without `"val_"`. Defaults to all
             in the history.
