@@ -6,8 +6,9 @@ SqueezeNet from ImageNet on photographs of clothes (see _clothing.py), a few ima
 each of ten classes, 18 epochs in batches of 32 with Adam, over a grid of base rates
 (see _grid.py). With all photographs (`--per-class 0`) a fit of 18 epochs takes some 25
 minutes of a core; `--epochs` asks for fewer. Rates are chosen on validation images;
-test images are for the tables only. `seconds` is by the clock, with nothing else running if
-the machine was quiet; `processor_seconds`, which the tables show, counts all threads.
+test images are for the tables only. `seconds` is by the clock, with nothing else
+running if the machine was quiet; `processor_seconds`, which the tables show, counts all
+threads.
 """
 
 from __future__ import annotations
