@@ -72,7 +72,9 @@ CASES = {
 # Files whose cases take longest: one case of a test in every lane.
 LONG = (
     *("test_fault_injection", "test_failed_fit", "test_no_trace"),
-    *("test_gradual_unfreeze", "test_feature_cache"),
+    *("test_gradual_unfreeze", "test_feature_cache", "test_resume"),
+    *("test_discriminative_lr", "test_bias_correction", "test_what_is_meant"),
+    *("test_weight_norm_logger", "test_interactive"),
 )
 # The lanes, one of each Keras, of tests that are marked `once`.
 ONCE = ("keras3-tensorflow", "keras2-addons")
