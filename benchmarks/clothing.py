@@ -84,13 +84,21 @@ ARMS = {
     "stages and rates": with_callbacks(
         lambda _: [GradualUnfreeze(), DiscriminativeLR(), FeatureCache(verbose=0)]
     ),
+    "two stages and rates": with_callbacks(
+        lambda _: [
+            GradualUnfreeze(2, every=1),
+            DiscriminativeLR(groups=5),
+            FeatureCache(verbose=0),
+        ]
+    ),
+    "fine_tune": with_callbacks(fine_tune),
     "fine_tune, fastai": with_callbacks(lambda n: fine_tune(n, recipe="fastai")),
 }
 FOUND = {"fine_tune, rates found": found}
 
 
-OURS = ("stages and rates", *FOUND)
-PARTS = ("stages", "rates")  # of which only the table tells
+OURS = ("stages and rates", "fine_tune", *FOUND)
+PARTS = ("stages", "rates", "two stages and rates")  # of which only tables tell
 
 
 def draw(records, size):
@@ -103,7 +111,7 @@ def draw(records, size):
             "color": "#d9690f"
             if way in OURS
             else ("#2f3b4a", "#71849a", "#a9b6c4")[i % 3],
-            "marker": "osD^vX"[i],
+            "marker": "osD^vXP"[i],
         }
         value, error = _tables.mean(some, "test")
         if rate is None:

@@ -58,23 +58,12 @@ def pytest_sessionstart():
         )
 
 
-# How many cases of a parametrized test a lane runs, so that all lanes fit into the time
-# of a review; `--all-cases` leaves nothing out, here and below.
-CASES = {
-    "keras3-tensorflow": 2,
-    "keras2-addons": 2,
-    "keras3-jax": 1,
-    "keras3-torch": 1,
-    "keras3-oldest": 1,
-    "tf-keras": 1,
-    "check": 1,  # `make check`
-}
-# Files whose cases take longest: one case of a test in every lane.
-LONG = (
-    *("test_fault_injection", "test_failed_fit", "test_no_trace"),
-    *("test_gradual_unfreeze", "test_feature_cache", "test_resume"),
-    *("test_discriminative_lr", "test_bias_correction", "test_what_is_meant"),
-    *("test_weight_norm_logger", "test_interactive"),
+# Of a parametrized test each lane runs one case, every lane another one where there are
+# enough, so that all lanes fit into the time of a review. `--all-cases` leaves nothing
+# out, here and below.
+LANES = (
+    *("keras3-tensorflow", "keras2-addons", "keras3-jax"),
+    *("keras3-oldest", "keras3-torch", "tf-keras"),
 )
 # The lanes, one of each Keras, of tests that are marked `once`.
 ONCE = ("keras3-tensorflow", "keras2-addons")
@@ -96,12 +85,12 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     lane = os.environ.get("KERAS_FINETUNE_LANE", os.environ.get("TOX_ENV_NAME"))
     kept = items
-    if lane in CASES and not config.getoption("all_cases"):
-        if lane not in ONCE:
+    if lane in (*LANES, "check") and not config.getoption("all_cases"):
+        if lane in LANES and lane not in ONCE:
             kept = [item for item in kept if not item.get_closest_marker("once")]
         if lane in TWINS:
             kept = [item for item in kept if _is_for_twins(item)]
-        chosen = _thinned(kept, CASES[lane])
+        chosen = _one_of_each(kept, lane)
         kept = [item for item in kept if item in chosen]
     config.hook.pytest_deselected(items=list(set(items) - set(kept)))
     items[:] = kept
@@ -112,16 +101,17 @@ def _is_for_twins(item):
     return not slow or any(part in file for part in FOR_TWINS)
 
 
-def _thinned(items, most):
-    """Of each test function `most` cases, from its middle or spread from end to end."""
+def _one_of_each(items, lane):
+    """Of each test one case that can run here, farther down the list lane by lane."""
     cases = {}
     for item in items:
         cases.setdefault((item.path, item.nodeid.partition("[")[0]), []).append(item)
     chosen = set()
     for some in cases.values():
-        n = len(some)
-        count = min(n, 1 if some[0].path.stem in LONG else most)
-        chosen.update(some[(2 * i + 1) * n // (2 * count)] for i in range(count))
+        some = [item for item in some if not _why_not_here(item)] or some
+        lanes = ONCE if some[0].get_closest_marker("once") else LANES
+        place = lanes.index(lane) if lane in lanes else len(lanes) // 2
+        chosen.add(some[(2 * place + 1) * len(some) // (2 * len(lanes))])
     return chosen
 
 
@@ -133,20 +123,27 @@ def pytest_collection_finish():
 
 
 def pytest_runtest_setup(item):
+    if reason := _why_not_here(item):
+        pytest.skip(reason)
+
+
+def _why_not_here(item):
+    """Why the markers of a test say that it does not run here; `None` if they don't."""
     names = {mark.name for mark in item.iter_markers()}
     if not names & {"keras2", "keras3", "backend", "addons"}:
-        return
+        return None
     from keras_finetune import _engine
 
     if "keras2" in names and _engine.KERAS_3:
-        pytest.skip("for Keras 2")
+        return "for Keras 2"
     if "keras3" in names and not _engine.KERAS_3:
-        pytest.skip("for Keras 3")
+        return "for Keras 3"
     for mark in item.iter_markers("backend"):
         if _engine.backend() not in mark.args:
-            pytest.skip(f"for the backends {mark.args}")
+            return f"for the backends {mark.args}"
     if "addons" in names and _version("tensorflow-addons") is None:
-        pytest.skip("for TensorFlow Addons")
+        return "for TensorFlow Addons"
+    return None
 
 
 def _loaded_keras():
