@@ -91,6 +91,13 @@ ARMS = {
             FeatureCache(verbose=0),
         ]
     ),
+    "stages and rates, counted by group": with_callbacks(
+        lambda _: [
+            GradualUnfreeze(bias_correction="group"),
+            DiscriminativeLR(),
+            FeatureCache(verbose=0),
+        ]
+    ),
     "fine_tune": with_callbacks(fine_tune),
     "fine_tune, fastai": with_callbacks(lambda n: fine_tune(n, recipe="fastai")),
 }
@@ -98,7 +105,11 @@ FOUND = {"fine_tune, rates found": found}
 
 
 OURS = ("stages and rates", "fine_tune", *FOUND)
-PARTS = ("stages", "rates", "two stages and rates")  # of which only tables tell
+# Of which only the tables tell.
+PARTS = (
+    *("stages", "rates", "two stages and rates"),
+    "stages and rates, counted by group",
+)
 
 
 def draw(records, size):

@@ -41,6 +41,20 @@ def number(
     return result
 
 
+def numbers(
+    name: str,
+    values: Iterable[Any],
+    minimum: float | None = None,
+    *,
+    exclusive: bool = False,
+) -> list[float]:
+    """Return `values` as finite floats, or raise naming the one that is none."""
+    return [
+        number(f"{name}[{i}]", value, minimum, exclusive=exclusive)
+        for i, value in enumerate(values)
+    ]
+
+
 def boolean(name: str, value: Any) -> bool:
     """Return `value` if it is a bool, or raise naming the argument."""
     if not isinstance(value, bool):

@@ -126,7 +126,7 @@ def _two_rates(name: str, rates: Any) -> list[float]:
             "None, its `reason` says why; choose a rate yourself. "
             f"Received: rates={rates!r}"
         )
-    return [_checks.number("rates", rate, 0.0, exclusive=True) for rate in rates]
+    return _checks.numbers("rates", rates, 0.0, exclusive=True)
 
 
 def _lp_ft(epochs: int, rates: Sequence[float] | None = None) -> list[Any]:

@@ -59,8 +59,8 @@ def pytest_sessionstart():
 
 
 # Of a parametrized test each lane runs one case, every lane another one where there are
-# enough, so that all lanes fit into the time of a review. `--all-cases` leaves nothing
-# out, here and below.
+# enough, so that all lanes fit into the time of a review; those of `ONCE` run all cases
+# of fast tests. `--all-cases` leaves nothing out, here and below.
 LANES = (
     *("keras3-tensorflow", "keras2-addons", "keras3-jax"),
     *("keras3-oldest", "keras3-torch", "tf-keras"),
@@ -103,10 +103,13 @@ def _is_for_twins(item):
 
 def _one_of_each(items, lane):
     """Of each test one case that can run here, farther down the list lane by lane."""
-    cases = {}
+    cases, chosen = {}, set()
     for item in items:
-        cases.setdefault((item.path, item.nodeid.partition("[")[0]), []).append(item)
-    chosen = set()
+        if lane in ONCE and not item.get_closest_marker("slow"):
+            chosen.add(item)
+        else:
+            test = (item.path, item.nodeid.partition("[")[0])
+            cases.setdefault(test, []).append(item)
     for some in cases.values():
         some = [item for item in some if not _why_not_here(item)] or some
         lanes = ONCE if some[0].get_closest_marker("once") else LANES

@@ -8,10 +8,12 @@ from keras_finetune import (
     DiscriminativeLR,
     FeatureCache,
     GradualUnfreeze,
+    OneCycle,
     TrainOnly,
     WeightNormLogger,
     convert_dropout,
     find_learning_rate,
+    fine_tune,
     layer_groups,
     mc_predict,
 )
@@ -43,7 +45,8 @@ def fit(callback, model=None):
     model = model or compiled()
     before, flags = reference.weights(model), [v.trainable for v in model.weights]
     try:
-        reference.fit(model, DATA, epochs=1, callbacks=[callback])
+        callbacks = callback if isinstance(callback, list) else [callback]
+        reference.fit(model, DATA, epochs=1, callbacks=callbacks)
     except BaseException:
         assert reference.difference(before, reference.weights(model)) == 0
         assert [v.trainable for v in model.weights] == flags
@@ -67,7 +70,7 @@ AT_ONCE = {
     "groups=3.5": (lambda: GradualUnfreeze(3.5), "of type float"),
     "groups=True": (lambda: GradualUnfreeze(True), "of type bool"),
     "decay=0.75": (lambda: DiscriminativeLR(0.75), "decay=1 / 0.75"),
-    "decay=-1": (lambda: DiscriminativeLR(-1), "> 0"),
+    "decay=-1": (lambda: DiscriminativeLR(-1), ">= 1"),
     "decay='2.6'": (lambda: DiscriminativeLR("2.6"), "finite number"),
     "decay and bounds": (
         lambda: DiscriminativeLR(2.6, bounds=(1e-5, 1e-3)),
@@ -75,8 +78,21 @@ AT_ONCE = {
     ),
     "multipliers=[-1, 1]": (
         lambda: DiscriminativeLR(multipliers=[-1, 1]),
-        r"in multipliers=\[-1, 1\]",
+        r"multipliers\[0\]=-1",
     ),
+    "multipliers={'low': '1'}": (
+        lambda: DiscriminativeLR(multipliers={"low": "1"}),
+        r"multipliers\['low'\]='1'",
+    ),
+    "bounds=(0, 1)": (lambda: DiscriminativeLR(bounds=(0, 1)), r"bounds\[0\]=0"),
+    "bounds=slice(1e-3)": (lambda: DiscriminativeLR(bounds=slice(1e-3)), "a pair"),
+    "learning_rates=[1e-2, 0]": (
+        lambda: GradualUnfreeze(learning_rates=[1e-2, 0]),
+        r"learning_rates\[1\]=0",
+    ),
+    "every=[0, 1]": (lambda: GradualUnfreeze(every=[0, 1]), r"every\[0\]=0"),
+    "rates=[1e-2, -1]": (lambda: fine_tune(3, rates=[1e-2, -1]), r"rates\[1\]=-1"),
+    "div=[25, 0]": (lambda: OneCycle(div=[25, 0], per="stage"), r"div\[1\]=0"),
     "a file as folder": (lambda: FeatureCache(folder=__file__), "a folder"),
     "stage='all'": (
         lambda: find_learning_rate(compiled(), X, X[:, :1], stage="all"),
@@ -93,6 +109,7 @@ AT_ONCE = {
     "batch_norm='freeze'": (lambda: GradualUnfreeze(batch_norm="freeze"), "'frozen'"),
     "batch_norm=False": (lambda: GradualUnfreeze(batch_norm=False), "'frozen'"),
     "a layer": (lambda: TrainOnly(compiled().layers[-1]), "'head/'"),
+    "select=''": (lambda: TrainOnly(""), "matches everything"),
     "no expression": (lambda: TrainOnly("block["), "unterminated"),
     "by='layers'": (lambda: WeightNormLogger(by="layers"), "'layer'"),
     "order=3": (lambda: WeightNormLogger(order=3), "'spectral'"),
@@ -150,6 +167,12 @@ IN_FIT = {
         DiscriminativeLR(multipliers=[0.1, 0.2, 0.5, 1]),
         "`multipliers` must have .* at most 3 groups",
     ),
+    "multipliers of 0": (DiscriminativeLR(multipliers=[0, 0, 0]), "nothing would train"),
+    "a multiplier of None": (
+        DiscriminativeLR(multipliers=lambda v: None),
+        r"multipliers\(low/kernel\)=None",
+    ),
+    "a rate that nothing logs": (GradualUnfreeze(monitor="lr", patience=1), "'loss'"),
     "no multipliers": (DiscriminativeLR(multipliers=[]), r"multipliers=\[\]"),
     "LoRA that is not enabled": (TrainOnly("lora"), "enable_lora"),
     "a monitor with a typo": (GradualUnfreeze(monitor="lss", patience=1), "'loss'"),
@@ -172,6 +195,12 @@ def test_refused_before_the_first_batch(typed):
     callback, message = IN_FIT[typed]
     with pytest.raises((TypeError, ValueError), match=message):
         fit(callback)
+
+
+def test_two_of_a_kind():
+    for kind in (GradualUnfreeze, DiscriminativeLR, lambda: TrainOnly("bias")):
+        with pytest.raises(ValueError, match="There can be one"):
+            fit([kind(), kind()])
 
 
 def test_bounds_on_a_schedule():

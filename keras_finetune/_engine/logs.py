@@ -6,13 +6,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from keras_finetune._engine import KERAS_3, fit
+from keras_finetune._engine import KERAS_3, fit, keras
 from keras_finetune._engine.structure import sublayers
 
 _STEPS = ("train_step", "test_step", "compute_metrics", "get_metrics_result", "metrics")
 _KERAS = ("keras", "tf_keras")
-# What Keras's own callbacks add.
-_ADDED = ("learning_rate", "lr")
+_SCHEDULES = (
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ReduceLROnPlateau,
+)
+# What Keras's own schedules add, by the version of Keras.
+_RATE = ("learning_rate", "lr")
 
 
 class Expected(NamedTuple):
@@ -46,10 +50,13 @@ def expected(model: Any) -> Expected:
         made_of = getattr(model, "_outputs_struct", None)  # of a functional model
         outputs.update(_keys([asked, getattr(model, "loss", None), made_of]))
     names.update(f"{output}_{name}" for output in outputs for name in list(names))
-    keys = {*names, *_ADDED}
+    keys = {*names}
     if validates:
         keys.update(f"val_{name}" for name in names)
-    foreign = (type(c).__module__ for c in fit.callbacks_of_fit(model))
+    callbacks = fit.callbacks_of_fit(model)
+    if any(isinstance(c, _SCHEDULES) for c in callbacks):
+        keys.update(_RATE)
+    foreign = (type(c).__module__ for c in callbacks)
     certain = (
         all(_is_keras(module) for module in foreign)
         and all(_is_keras(_module_of(model, name)) for name in _STEPS)

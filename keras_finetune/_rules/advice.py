@@ -24,7 +24,7 @@ def of_stages_not_reached(
     ]
     if not late:
         return None
-    count = f"{epochs} epoch" if epochs == 1 else f"{epochs} epochs"
+    count = f"{epochs} epoch ends" if epochs == 1 else f"{epochs} epochs end"
     way_out = (
         "They were fixed by an earlier `fit`; a new `GradualUnfreeze` spreads them "
         "over the epochs of its own"
@@ -32,7 +32,7 @@ def of_stages_not_reached(
         else "Train longer, merge groups with `groups=`, or leave `every` out to "
         "spread the stages over the epochs of `fit`"
     )
-    return f"{count} end before these groups train: {', '.join(late)}. {way_out}."
+    return f"{count} before these groups train: {', '.join(late)}. {way_out}."
 
 
 def of_one_epoch() -> str:
@@ -57,12 +57,42 @@ def of_scheduler(argument: str) -> str:
     )
 
 
-def of_unknown_direction(monitor: str) -> str:
-    """Say that a metric is taken as one that falls, since its name does not tell."""
+def of_direction(monitor: str, mode: str, named: str | None) -> str | None:
+    """Say that the name of a metric does not tell its direction, or another one.
+
+    Args:
+        monitor: The key of the logs.
+        mode: `"min"`, `"max"` or `"auto"`, as given.
+        named: The direction that the name tells, if it does.
+    """
+    if mode == "auto" and named is None:
+        return (
+            f"The name of `monitor={monitor!r}` does not tell whether it is to fall or "
+            "to rise, and `mode='auto'` takes it as one that falls. Give `mode='min'` "
+            "or `mode='max'`."
+        )
+    if mode != "auto" and named not in (None, mode):
+        return (
+            f"`mode={mode!r}` takes `{monitor}` as better the "
+            f"{'higher' if mode == 'max' else 'lower'} it is, and by its name it is "
+            f"the other way round. Give `mode={named!r}`, or leave `mode` out."
+        )
+    return None
+
+
+def of_long_cycle(name: str, steps: int, most: int) -> str | None:
+    """Say that `fit` ends before a schedule has come to the end of its cycle.
+
+    Args:
+        name: The kind of the schedule.
+        steps: Those of the cycle.
+        most: Those of the `fit`.
+    """
+    if steps <= most:
+        return None
     return (
-        f"The name of `monitor={monitor!r}` does not tell whether it is to fall or to "
-        "rise, and `mode='auto'` takes it as one that falls. Give `mode='min'` or "
-        "`mode='max'`."
+        f"`{name}` takes {steps} steps, and this `fit` has {most}: the learning rate "
+        "never comes to the end of it."
     )
 
 
@@ -166,5 +196,5 @@ def of_ending_early(stage: int, last: int, frozen: Sequence[str]) -> str:
     """
     return (
         f"`fit` ended in stage {stage} of {last}: {', '.join(frozen)} never trained "
-        "and are still frozen. Train longer, or let stages follow each other sooner."
+        f"and {'is' if len(frozen) == 1 else 'are'} still frozen. Train longer, or let stages follow each other sooner."
     )

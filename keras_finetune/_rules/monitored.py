@@ -6,10 +6,7 @@ import warnings
 from typing import Any
 
 from keras_finetune import _checks
-from keras_finetune._engine import logs
-
-# What callbacks of this package add.
-_OURS = ("stage", "learning_rate", "weight_norm", "update_ratio", "weight_distance")
+from keras_finetune._engine import fit, logs
 
 
 def check_monitor(model: Any, monitor: str) -> None:
@@ -24,7 +21,8 @@ def check_monitor(model: Any, monitor: str) -> None:
             callback of the user's own still could, it is a warning.
     """
     expected = logs.expected(model)
-    if monitor in expected.keys or monitor.partition("/")[0] in _OURS:
+    ours = {key for c in fit.callbacks_of_fit(model) for key in getattr(c, "adds", ())}
+    if monitor in expected.keys or monitor.partition("/")[0] in ours:
         return
     if monitor.startswith("val_") and not expected.validates:
         reason = (

@@ -30,7 +30,7 @@ def by_variable(
     if isinstance(multipliers, Mapping):
         chosen = _by_name(model, groups, multipliers)
     elif callable(multipliers):
-        chosen = {variable_key(v): _multiplier(multipliers(v)) for v in weights(model)}
+        chosen = {variable_key(v): _called(multipliers, v) for v in weights(model)}
     else:
         if len(multipliers) != len(groups):
             raise ValueError(
@@ -43,7 +43,13 @@ def by_variable(
             for group, multiplier in zip(groups, multipliers, strict=True)
             for v in group.variables
         }
-    return {variable_key(v): chosen.get(variable_key(v), 1.0) for v in weights(model)}
+    found = {variable_key(v): chosen.get(variable_key(v), 1.0) for v in weights(model)}
+    if found and not any(found.values()):
+        raise ValueError(
+            "Argument `multipliers` must have a number > 0, or nothing would train. "
+            f"Received: multipliers={multipliers!r}"
+        )
+    return found
 
 
 def powers(decay: float, n: int) -> list[float]:
@@ -89,13 +95,9 @@ def _by_name(
     return chosen
 
 
-def _multiplier(value: Any, within: Any = None) -> float:
-    try:
-        return _checks.number("multipliers", value, 0.0)
-    except (TypeError, ValueError) as error:
-        if within is None:
-            raise
-        raise type(error)(f"{error} in multipliers={within!r}") from None
+def _called(multipliers: Callable[[Any], Any], variable: Any) -> float:
+    name = f"multipliers({variable_path(variable)})"
+    return _checks.number(name, multipliers(variable), 0.0)
 
 
 # --- arguments -----------------------------------------------------------------------
@@ -121,9 +123,12 @@ def check_multipliers(
                     "Argument `multipliers` must have names or regular expressions as "
                     f"keys. Received: {key!r} ({error})"
                 ) from None
-        return {key: _multiplier(factor, value) for key, factor in value.items()}
+        return {
+            key: _checks.number(f"multipliers[{key!r}]", factor, 0.0)
+            for key, factor in value.items()
+        }
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_multiplier(factor, value) for factor in value]
+        return _checks.numbers("multipliers", value, 0.0)
     if callable(value):
         function: Callable[[Any], float] = value
         return function
@@ -135,15 +140,15 @@ def check_multipliers(
 
 def check_decay(value: Any) -> float:
     """Return `decay` as a float, or raise naming the argument."""
-    decay = _checks.number("decay", value, 0.0, exclusive=True)
-    if decay < 1.0:
+    decay = _checks.number("decay", value)
+    if 0.0 < decay < 1.0:
         raise ValueError(
             "Argument `decay` must be >= 1: the learning rate is divided by it from "
             f"group to group, so that {decay:g} would train the bottom fastest. For a "
             f"`layer_decay` of {decay:g}, as timm and BEiT call it, write "
             f"`decay=1 / {decay:g}`. Received: decay={value!r}"
         )
-    return decay
+    return _checks.number("decay", value, 1.0)
 
 
 def check_bounds(value: Any) -> tuple[float, float] | None:
@@ -151,14 +156,14 @@ def check_bounds(value: Any) -> tuple[float, float] | None:
     if value is None:
         return None
     pair = value
-    if isinstance(value, slice) and value.step is None:
+    if isinstance(value, slice) and None is value.step is not value.start:
         pair = (value.start, value.stop)  # as fastai writes it
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(
             "Argument `bounds` must be a pair `(low, high)`. "
             f"Received: bounds={value!r}"
         )
-    low, high = (_checks.number("bounds", x, 0.0, exclusive=True) for x in pair)
+    low, high = _checks.numbers("bounds", pair, 0.0, exclusive=True)
     if low > high:
         raise ValueError(
             "Argument `bounds` must be `(low, high)` with low <= high. "

@@ -213,28 +213,26 @@ class Stages:
         return count(self.variables(stage))
 
     def never_trained(self) -> list[str]:
-        """Return a sentence for each group of which a part never trains, and why."""
+        """Return a sentence for each reason why a part of some groups never trains."""
+        reasons = {
+            "frozen before `fit`": self._is_left_frozen,
+            "in normalization that stays frozen": self._is_frozen_norm,
+        }
         said = []
-        for group in self.groups:
-            reasons = {
-                "frozen before `fit`": [
-                    v for v in group.variables if self._is_left_frozen(v)
-                ],
-                "in normalization that stays frozen": [
-                    v
-                    for v in group.variables
-                    if variable_key(v) in self._may_train
-                    and not self._exceptions.get(variable_key(v), True)
-                ],
-            }
-            parts = [f"{count(vs):,} {why}" for why, vs in reasons.items() if vs]
+        for why, applies in reasons.items():
+            found = {g.name: list(filter(applies, g.variables)) for g in self.groups}
+            parts = [f"{count(vs):,} in {name}" for name, vs in found.items() if vs]
             if parts:
-                said.append(f"Never trained in {group.name}: {', '.join(parts)}.")
+                said.append(f"Never trained, {why}: {', '.join(parts)}.")
         return said
 
     def _is_left_frozen(self, variable: Any) -> bool:
         key = variable_key(variable)
         return key in self._before.known and key not in self._may_train
+
+    def _is_frozen_norm(self, variable: Any) -> bool:
+        key = variable_key(variable)
+        return key in self._may_train and not self._exceptions.get(key, True)
 
     def table(
         self,

@@ -21,6 +21,8 @@ class FineTuningCallback(keras.callbacks.Callback):
 
     # Whether other callbacks take their groups from this one.
     gives_groups = True
+    # How the keys begin that it adds to the logs.
+    adds: tuple[str, ...] = ()
 
     _run: Any = None
 

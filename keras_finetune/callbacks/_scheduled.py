@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from keras_finetune import _checks
 from keras_finetune._engine import backups, fit, optimizer, session
 from keras_finetune._engine.demands import Schedule
+from keras_finetune._rules import advice
 from keras_finetune._schedule.cycles import in_cycles, in_pieces
 from keras_finetune.callbacks._callback import FineTuningCallback
 from keras_finetune.callbacks.gradual_unfreeze import GradualUnfreeze
@@ -31,6 +33,7 @@ class Scheduled(FineTuningCallback):
 
     # Whether it goes with an optimizer that has a `LearningRateSchedule` of its own.
     multiplies_schedules = False
+    adds = ("learning_rate",)
 
     def __init__(self, per: Literal["run", "stage"]) -> None:
         super().__init__()
@@ -135,6 +138,12 @@ class _Run:
             )
         if asks.per == "stage":
             self._check_stages()
+        steps = params.get("steps")
+        span = asks.spans(steps)
+        if span is not None and steps is not None:
+            said = advice.of_long_cycle(self._name, span, steps * params["epochs"])
+            if said is not None:
+                warnings.warn(said, stacklevel=4)
         running = session.join(self._model)
         running.demand(asks)
         self._keep()
@@ -249,7 +258,7 @@ def check_momentum(momentum: Any) -> tuple[float, float, float] | None:
     )
     if not isinstance(momentum, (list, tuple)):
         raise TypeError(expected)
-    values = [_checks.number("momentum", value) for value in momentum]
+    values = _checks.numbers("momentum", momentum)
     if len(values) != 3 or not all(0.0 < value < 1.0 for value in values):
         raise ValueError(expected)
     first, middle, last = values
@@ -274,7 +283,7 @@ def check_per_stage(
             f"Argument `{name}` must be a number or, with `per='stage'`, a list with "
             f"at least one. Received: {name}={value!r}, per={per!r}"
         )
-    return [check(name, one) for one in value]
+    return [check(f"{name}[{i}]", one) for i, one in enumerate(value)]
 
 
 def in_cycle(value: float | list[float], cycle: int) -> float:

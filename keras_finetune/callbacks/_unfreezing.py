@@ -194,8 +194,10 @@ class Unfreezing:
                 advice.of_early_stopping(int(other.patience), asks.patience)
                 for other in self._beside(keras.callbacks.EarlyStopping)
             ]
-        if asks.monitor and asks.mode == "auto" and direction(asks.monitor) is None:
-            said.append(advice.of_unknown_direction(asks.monitor))
+        if asks.monitor:
+            said.append(
+                advice.of_direction(asks.monitor, asks.mode, direction(asks.monitor))
+            )
         if asks.patience is not None:
             said.append(advice.of_penalties(asks.monitor, self._penalized()))
         for sentence in said:

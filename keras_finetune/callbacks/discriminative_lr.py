@@ -76,6 +76,8 @@ class DiscriminativeLR(FineTuningCallback):
         - [Howard and Ruder, 2018](https://arxiv.org/abs/1801.06146), section 3.1
     """
 
+    adds = ("learning_rate",)
+
     def __init__(
         self,
         decay: float | None = None,

@@ -33,8 +33,8 @@ class GradualUnfreeze(FineTuningCallback):
 
     A frozen stage costs what a model frozen by hand costs: no backward pass and no
     update for frozen layers. What you froze yourself stays frozen, at any depth,
-    unless it is the whole body, or a whole group of a list: that is there to be
-    unfrozen. The flags of the model end in the last stage reached; a second `fit` with
+    unless it is the whole body, the head, or a layer that a list names: those are there
+    to be unfrozen. The flags of the model end in the last stage reached; a second `fit` with
     `initial_epoch` starts in the stage of that epoch. The stage is in the logs of each
     epoch, as `stage`, for the callbacks after this one, but not in the progress bar.
 
@@ -110,6 +110,8 @@ class GradualUnfreeze(FineTuningCallback):
     References:
         - [Howard and Ruder, 2018](https://arxiv.org/abs/1801.06146), section 3.3
     """
+
+    adds = ("stage",)
 
     def __init__(
         self,
@@ -290,4 +292,4 @@ def _check_rates(rates: Any) -> list[float] | None:
             "Argument `learning_rates` must be a list of numbers, one for each stage. "
             f"Received: learning_rates={rates!r}"
         )
-    return [_checks.number("learning_rates", r, 0.0, exclusive=True) for r in rates]
+    return _checks.numbers("learning_rates", rates, 0.0, exclusive=True)

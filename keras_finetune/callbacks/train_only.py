@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from keras_finetune._engine import keras, loading, optimizer, session
+from keras_finetune._engine import fit, keras, loading, optimizer, session
 from keras_finetune._engine.structure import variable_path, weights
 from keras_finetune._rules.selection import selector
 from keras_finetune.callbacks._callback import FineTuningCallback
@@ -31,8 +31,8 @@ class TrainOnly(FineTuningCallback):
     Raises:
         TypeError: If `select` is neither a string nor callable, or the state of the
             optimizer cannot be carried over.
-        ValueError: If `select` is not a regular expression or, before the first epoch,
-            if it selects nothing.
+        ValueError: If `select` is not a regular expression, or empty; before the first
+            epoch if it selects nothing, or another `TrainOnly` is there.
 
     Example:
 
@@ -50,6 +50,11 @@ class TrainOnly(FineTuningCallback):
         word = _WORDS.get(select) if isinstance(select, str) else None
         expected = "'bias', 'lora', a regular expression or a callable of a variable"
         self._selects = word or selector(select, expected)
+        if select == "":
+            raise ValueError(
+                f"Argument `select` must be {expected}; an empty one matches "
+                "everything. Received: select=''"
+            )
 
     def selected(self, model: Any) -> list[Any]:
         """Return the variables of a model that are selected, at least one.
@@ -71,6 +76,7 @@ class TrainOnly(FineTuningCallback):
         return selected
 
     def _prepare(self, model: Any) -> None:
+        self.refuse_another(fit.callbacks_of_fit(model))
         loading.await_file(model, self, self._fit_file)
 
     def on_train_begin(self, logs: Any = None) -> None:

@@ -117,6 +117,7 @@ class WeightNormLogger(FineTuningCallback):
     """
 
     gives_groups = False  # it only watches
+    adds = ("weight_norm", "update_ratio", "weight_distance")
 
     def __init__(
         self,

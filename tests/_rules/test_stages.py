@@ -73,7 +73,7 @@ def test_a_body_of_which_a_part_trains_keeps_what_is_frozen():
     stages = Stages(model, layer_groups(model, 2), 1, "frozen")
     assert len(stages.variables(stages.last)) == 6
     assert stages.never_trained() == [
-        f"Never trained in {stages.groups[0].name}: 2 frozen before `fit`."
+        f"Never trained, frozen before `fit`: 2 in {stages.groups[0].name}."
     ]
     # A list that names it wants it to train.
     stages = Stages(model, layer_groups(model, names), 1, "frozen")

@@ -14,6 +14,7 @@ from keras_finetune import (
     DiscriminativeLR,
     GradualUnfreeze,
     TrainOnly,
+    Warmup,
     WeightNormLogger,
     layer_groups,
 )
@@ -283,6 +284,21 @@ def test_a_metric_whose_name_does_not_say_where_it_is_to_go():
     assert "does not tell" in said(callbacks(), model=compiled(metrics=metrics))
     known = said(callbacks(mode="max"), model=compiled(metrics=metrics))
     assert "does not tell" not in known
+
+
+def test_a_direction_that_the_name_of_the_metric_contradicts():
+    def callbacks(mode):
+        return [GradualUnfreeze(GROUPS, monitor="loss", mode=mode, patience=1)]
+
+    assert "the other way round. Give `mode='min'`" in said(callbacks("max"))
+    assert "other way round" not in said(callbacks("min"))
+
+
+def test_a_warmup_that_is_longer_than_the_fit():
+    steps = -(-len(DATA[0]) // 8)
+    text = said([Warmup(2)], batch_size=8)
+    assert f"`Warmup` takes {2 * steps} steps, and this `fit` has {steps}" in text
+    assert "`Warmup`" not in said([Warmup(1)], batch_size=8)
 
 
 @pytest.mark.slow
