@@ -170,7 +170,7 @@ IN_FIT = {
     "multipliers of 0": (DiscriminativeLR(multipliers=[0, 0, 0]), "nothing would train"),
     "a multiplier of None": (
         DiscriminativeLR(multipliers=lambda v: None),
-        r"multipliers\(low/kernel\)=None",
+        r"low/kernel\)=None",
     ),
     "a rate that nothing logs": (GradualUnfreeze(monitor="lr", patience=1), "'loss'"),
     "no multipliers": (DiscriminativeLR(multipliers=[]), r"multipliers=\[\]"),

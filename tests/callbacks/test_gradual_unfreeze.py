@@ -809,7 +809,7 @@ def test_slots_are_made_once_however_many_stages_there_are(kind, monkeypatch):
         ({"learning_rate_factor": "x"}, TypeError, "learning_rate_factor='x'"),
         ({"learning_rate_factor": np.nan}, ValueError, "learning_rate_factor=nan"),
         ({"learning_rates": 0.1}, TypeError, "learning_rates=0.1"),
-        ({"learning_rates": [0.1, 0.0]}, ValueError, "learning_rates=0.0"),
+        ({"learning_rates": [0.1, 0.0]}, ValueError, r"learning_rates\[1\]=0.0"),
         (
             {"learning_rates": [0.1], "learning_rate_factor": 0.1},
             ValueError,
