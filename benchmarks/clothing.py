@@ -104,6 +104,7 @@ ARMS = {
 FOUND = {"fine_tune, rates found": found}
 
 
+PLAIN = ("#2f3b4a", "#71849a", "#b7c2cd", "#3d8b8b")
 OURS = ("stages and rates", "fine_tune", *FOUND)
 # Of which only the tables tell.
 PARTS = (
@@ -116,12 +117,11 @@ def draw(records, size):
     """Accuracy against the base rate, and against seconds at the rate chosen."""
     figure = Figure((9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 4))
+    plain = iter(PLAIN)
     drawn = [one for one in _tables.chosen(records) if one[0] not in PARTS]
     for i, (way, rate, some) in enumerate(drawn):
         style = {
-            "color": "#d9690f"
-            if way in OURS
-            else ("#2f3b4a", "#71849a", "#a9b6c4")[i % 3],
+            "color": "#d9690f" if way in OURS else next(plain),
             "marker": "osD^vXP"[i],
         }
         value, error = _tables.mean(some, "test")
@@ -134,7 +134,7 @@ def draw(records, size):
         seconds = _tables.mean(some, "processor_seconds")[0]
         right.errorbar(seconds, value, error, capsize=3, label=way, ls="", **style)
     left.set_xscale("log")
-    left.set_xlabel("base learning rate (dashed: found, none to choose)")
+    left.set_xlabel("base learning rate (dashed: at the rates found)")
     left.set_ylabel("test accuracy")
     left.set_ylim(0, 0.8)
     right.set_xlim(0)

@@ -120,6 +120,11 @@ def _two_rates(name: str, rates: Any) -> list[float]:
             "Argument `rates` must be a list of two learning rates: for the head, and "
             f"for everything. Received: rates={rates!r}"
         )
+    if any(hasattr(rate, "suggestion") for rate in rates):
+        raise TypeError(
+            "Argument `rates` must hold numbers: the `suggestion` of each search. "
+            f"Received: rates={rates!r}"
+        )
     if any(rate is None for rate in rates):
         raise TypeError(
             "Argument `rates` must hold numbers. Where `find_learning_rate` suggests "

@@ -9,6 +9,7 @@ from keras_finetune import (
     FeatureCache,
     GradualUnfreeze,
     OneCycle,
+    RateSearch,
     TrainOnly,
     WeightNormLogger,
     convert_dropout,
@@ -92,6 +93,10 @@ AT_ONCE = {
     ),
     "every=[0, 1]": (lambda: GradualUnfreeze(every=[0, 1]), r"every\[0\]=0"),
     "rates=[1e-2, -1]": (lambda: fine_tune(3, rates=[1e-2, -1]), r"rates\[1\]=-1"),
+    "searches as rates": (
+        lambda: fine_tune(3, rates=[RateSearch.of(range(1, 99), [1.0] * 98)] * 2),
+        "the `suggestion` of each",
+    ),
     "div=[25, 0]": (lambda: OneCycle(div=[25, 0], per="stage"), r"div\[1\]=0"),
     "a file as folder": (lambda: FeatureCache(folder=__file__), "a folder"),
     "stage='all'": (
