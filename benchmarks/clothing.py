@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from keras_finetune import (
     DiscriminativeLR,
     FeatureCache,
+    FlatCosine,
     GradualUnfreeze,
     find_learning_rate,
     fine_tune,
@@ -98,6 +99,14 @@ ARMS = {
             FeatureCache(verbose=0),
         ]
     ),
+    "stages, rates and a cosine": with_callbacks(
+        lambda _: [
+            GradualUnfreeze(),
+            DiscriminativeLR(),
+            FlatCosine(0.5),
+            FeatureCache(verbose=0),
+        ]
+    ),
     "fine_tune": with_callbacks(fine_tune),
     "fine_tune, fastai": with_callbacks(lambda n: fine_tune(n, recipe="fastai")),
 }
@@ -109,7 +118,7 @@ OURS = ("stages and rates", "fine_tune", *FOUND)
 # Of which only the tables tell.
 PARTS = (
     *("stages", "rates", "two stages and rates"),
-    "stages and rates, counted by group",
+    *("stages and rates, counted by group", "stages, rates and a cosine"),
 )
 
 

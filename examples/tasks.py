@@ -84,8 +84,8 @@ def photographs(folder: Path) -> Task:
         network=functools.partial(squeezenet, weights, classes=10),
         split=split,
         rates=(3e-4, 3e-3),
-        batch_size=16,
-        epochs=6,
+        batch_size=32,
+        epochs=10,
         seeds=1,
     )
 
