@@ -196,5 +196,6 @@ def of_ending_early(stage: int, last: int, frozen: Sequence[str]) -> str:
     """
     return (
         f"`fit` ended in stage {stage} of {last}: {', '.join(frozen)} never trained "
-        f"and {'is' if len(frozen) == 1 else 'are'} still frozen. Train longer, or let stages follow each other sooner."
+        f"and {'is' if len(frozen) == 1 else 'are'} still frozen. Train longer, or let "
+        "stages follow each other sooner."
     )

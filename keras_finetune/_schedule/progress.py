@@ -226,9 +226,7 @@ def _check_every(every: Any, waits: bool) -> Any:
         return None
     if not isinstance(every, (list, tuple)):
         return _checks.integer("every", every, 1)
-    starts = [
-        _checks.integer(f"every[{i}]", epoch, 1) for i, epoch in enumerate(every)
-    ]
+    starts = [_checks.integer(f"every[{i}]", epoch, 1) for i, epoch in enumerate(every)]
     if not starts or sorted(set(starts)) != starts:
         raise ValueError(
             "Argument `every` must be a number of epochs, or a rising list of epochs "

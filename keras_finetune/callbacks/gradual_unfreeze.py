@@ -34,9 +34,10 @@ class GradualUnfreeze(FineTuningCallback):
     A frozen stage costs what a model frozen by hand costs: no backward pass and no
     update for frozen layers. What you froze yourself stays frozen, at any depth,
     unless it is the whole body, the head, or a layer that a list names: those are there
-    to be unfrozen. The flags of the model end in the last stage reached; a second `fit` with
-    `initial_epoch` starts in the stage of that epoch. The stage is in the logs of each
-    epoch, as `stage`, for the callbacks after this one, but not in the progress bar.
+    to be unfrozen. The flags of the model end in the last stage reached; a second `fit`
+    with `initial_epoch` starts in the stage of that epoch. The stage is in the logs of
+    each epoch, as `stage`, for the callbacks after this one, but not in the progress
+    bar.
 
     Args:
         groups: The groups of layers: `"auto"`, an integer, a list, or a
