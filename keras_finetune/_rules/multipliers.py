@@ -156,7 +156,7 @@ def check_bounds(value: Any) -> tuple[float, float] | None:
     if value is None:
         return None
     pair = value
-    if isinstance(value, slice) and None is value.step is not value.start:
+    if isinstance(value, slice) and value.step is None and value.start is not None:
         pair = (value.start, value.stop)  # as fastai writes it
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(
