@@ -172,10 +172,6 @@ IN_FIT = {
         DiscriminativeLR(multipliers=[0.1, 0.2, 0.5, 1]),
         "`multipliers` must have .* at most 3 groups",
     ),
-    "multipliers of 0": (
-        DiscriminativeLR(multipliers=[0, 0, 0]),
-        "nothing would train",
-    ),
     "a multiplier of None": (
         DiscriminativeLR(multipliers=lambda v: None),
         r"low/kernel\)=None",

@@ -150,7 +150,7 @@ class Session:
         """
         if self._used is None:
             self._used = lane.iterations(self.optimizer) != self._steps_before
-            if not self._used:
+            if not self._used and self.trained():
                 warnings.warn(
                     "No step of this epoch has used the optimizer that the model was "
                     "compiled with, so learning rates and multipliers on them change "

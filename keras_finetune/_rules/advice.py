@@ -123,11 +123,16 @@ def of_bias_correction(optimizer: str) -> str:
 
 
 def of_tiny_multipliers(multipliers: Mapping[str, float]) -> str | None:
-    """Say which groups hardly train.
+    """Say which groups hardly train, or that none does.
 
     Args:
         multipliers: The highest multiplier in each group, by its name.
     """
+    if not any(multipliers.values()):
+        return (
+            "All multipliers are 0: no weight trains in this `fit`, and only moving "
+            "statistics change."
+        )
     tiny = {name: m for name, m in multipliers.items() if 0.0 < m < _TINY}
     if not tiny:
         return None

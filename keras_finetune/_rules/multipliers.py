@@ -43,13 +43,7 @@ def by_variable(
             for group, multiplier in zip(groups, multipliers, strict=True)
             for v in group.variables
         }
-    found = {variable_key(v): chosen.get(variable_key(v), 1.0) for v in weights(model)}
-    if found and not any(found.values()):
-        raise ValueError(
-            "Argument `multipliers` must have a number > 0, or nothing would train. "
-            f"Received: multipliers={multipliers!r}"
-        )
-    return found
+    return {variable_key(v): chosen.get(variable_key(v), 1.0) for v in weights(model)}
 
 
 def powers(decay: float, n: int) -> list[float]:

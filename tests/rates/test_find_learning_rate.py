@@ -176,7 +176,7 @@ def test_the_rate_of_the_optimizer_does_not_matter():
         ({"steps": 1}, ValueError, "steps"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"shuffle": 1}, TypeError, "shuffle"),
-        ({"stage": "all"}, TypeError, "stage"),
+        ({"stage": "all"}, ValueError, "stage"),
         ({"stage": 1}, ValueError, "at most 0"),
         ({"stage": 2, "callbacks": [GradualUnfreeze(LAYERS)]}, ValueError, "at most 1"),
         ({"callbacks": "DiscriminativeLR"}, TypeError, "callbacks"),
