@@ -107,7 +107,7 @@ def draw(found, path):
         seconds = np.mean([run["seconds"] for run in runs], axis=0)
         accuracy = np.mean([run["val_accuracy"] for run in runs], axis=0)
         axes.plot(seconds, accuracy, marker="o", markersize=3, label=arm)
-    axes.set(xlabel="seconds since `fit` was called", ylabel="validation accuracy")
+    axes.set(xlabel="seconds since fit was called", ylabel="validation accuracy")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=110)

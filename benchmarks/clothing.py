@@ -113,7 +113,7 @@ ARMS = {
 FOUND = {"fine_tune, rates found": found}
 
 
-PLAIN = ("#2f3b4a", "#71849a", "#b7c2cd", "#3d8b8b")
+PLAIN = ("#2f3b4a", "#71849a", "#8a5fa8", "#3d8b8b")
 OURS = ("stages and rates", "fine_tune", *FOUND)
 # Of which only the tables tell.
 PARTS = (
@@ -125,7 +125,7 @@ PARTS = (
 def draw(records, size):
     """Accuracy against the base rate, and against seconds at the rate chosen."""
     figure = Figure((9, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 4))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 3))
     plain = iter(PLAIN)
     drawn = [one for one in _tables.chosen(records) if one[0] not in PARTS]
     for i, (way, rate, some) in enumerate(drawn):
@@ -135,24 +135,26 @@ def draw(records, size):
         }
         value, error = _tables.mean(some, "test")
         if rate is None:
-            left.axhline(value, color=style["color"], linestyle="--")
+            left.axhline(value, color=style["color"], linestyle="--", label=way)
         else:
             of_first = [r for r in records if (r["arm"], r["seed"]) == (way, 0)]
             points = sorted((r["rate"], r["test"]) for r in of_first)
-            left.plot(*zip(*points, strict=True), **style)
+            left.plot(*zip(*points, strict=True), label=way, **style)
         seconds = _tables.mean(some, "processor_seconds")[0]
-        right.errorbar(seconds, value, error, capsize=3, label=way, ls="", **style)
+        right.errorbar(seconds, value, error, capsize=3, ls="", **style)
     left.set_xscale("log")
+    left.set_xlim(6e-5, 1.5)  # room for the legend
     left.set_xlabel("base learning rate (dashed: at the rates found)")
+    left.legend(loc="lower right", fontsize=8)
     left.set_ylabel("test accuracy")
     left.set_ylim(0, 0.8)
     right.set_xlim(0)
     right.set_xlabel("seconds of processor, at the rate chosen")
-    right.legend(loc="lower left", fontsize=8.5)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    figure.suptitle(f"SqueezeNet, {size or 'all'} photographs of clothes a class")
+    title = f"SqueezeNet, {size or 'all'} photographs of clothes a class"
+    figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 

@@ -120,7 +120,7 @@ def compare(task: Task) -> Results:
         train, test = task.split(seed)
         if seed == 0:
             results = Results(task, len(test[1]))
-            print(f"{task.name[0].upper()}{task.name[1:]}:")
+            print(f"{task.name}:")
             print(f"{len(train[1])} to train on, {len(test[1])} to test on.\n")
         for rate in task.rates:
             for way in WAYS:

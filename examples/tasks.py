@@ -170,7 +170,7 @@ def digits(epochs: int = 10, seeds: int = 3, pretraining: int = 20) -> Task:
         return model
 
     return Task(
-        name="a small network that knows the digits 0 to 4, images of 5 to 9",
+        name="A small network that knows the digits 0 to 4, images of 5 to 9",
         network=network,
         split=split,
         rates=(1e-2, 1e-1),

@@ -42,8 +42,14 @@ def on_files(files: Any, config: Any) -> None:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **kwargs: Any) -> str:
-    """Give the page its metadata, and its links to notebooks their addresses."""
+    """Give the page its metadata, its links to notebooks their addresses.
+
+    And in tables a number and its error stay on one line.
+    """
     page.meta.update(config.extra["pages"].get(page.file.src_uri, {}))
+    markdown = re.sub(
+        r"^\|.*", lambda row: row[0].replace(" ± ", "\xa0±\xa0"), markdown, flags=re.M
+    )
     return LINK.sub(r"](\1.md)", markdown)
 
 
