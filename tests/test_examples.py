@@ -83,6 +83,7 @@ def test_a_missing_file_is_named(example, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_photographs_and_weights_are_converted(example, tmp_path):
     tasks, convert = example("tasks"), example("convert_clothing")
     rng = np.random.default_rng(0)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import keras_finetune
-from keras_finetune import _engine
 
 # Each `type: ignore` is a mistake that must be found: an unused one is an error too.
 SNIPPET = """
@@ -63,10 +62,8 @@ layer_groups()  # type: ignore[call-arg]
 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("mypy"), reason="needs mypy")
-@pytest.mark.skipif(
-    not _engine.KERAS_3 or os.environ.get("TOX_ENV_NAME") == "keras3-oldest",
-    reason="types are the same on every lane",
-)
+@pytest.mark.once  # types are the same on every lane
+@pytest.mark.keras3
 def test_a_strict_project_type_checks(tmp_path):
     (tmp_path / "project.py").write_text(SNIPPET, encoding="utf-8")
     # Ours is checked by rules of its own, in a checkout too, where mypy reports it.

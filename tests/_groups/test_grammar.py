@@ -160,6 +160,7 @@ def division(model):
     ]
 
 
+@pytest.mark.once
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(specs, min_size=1, max_size=4),

@@ -97,6 +97,7 @@ def visits(model, groups):
     return count
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("build", "counts"),
     [(stack, (200, 1_000)), (nested, (200, 800)), (residual, (50, 200))],
